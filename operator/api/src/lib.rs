@@ -1,1 +1,51 @@
-//! x
+//! The custom resources of Waxwing: [`Certificate`], [`Issuer`] and [`ClusterIssuer`], group
+//! `waxwing.dev`, version `v1`.
+//!
+//! These types are the one source of the `CustomResourceDefinition`s in `crds/`: their field
+//! comments are what `kubectl explain` prints, and their rules are what `kubectl apply` checks.
+//! Where cert-manager.io/v1 has a field of the same meaning for ACME, ours has the same name, type,
+//! nesting and default, except for the private key: ECDSA P-256 in PKCS#8 here.
+//!
+//! ```
+//! use waxwing_api::{Certificate, CertificateSpec, IssuerKind, IssuerRef};
+//!
+//! let certificate = Certificate::new(
+//!     "shop",
+//!     CertificateSpec {
+//!         secret_name: "shop-tls".into(),
+//!         dns_names: vec!["shop.example.com".into()],
+//!         issuer_ref: IssuerRef { name: "letsencrypt".into(), kind: IssuerKind::ClusterIssuer, ..Default::default() },
+//!         ..Default::default()
+//!     },
+//! );
+//! assert_eq!(certificate.spec.key().algorithm, waxwing_api::PrivateKeyAlgorithm::Ecdsa);
+//! ```
+
+mod acme;
+mod certificate;
+mod crds;
+mod duration;
+mod issuer;
+pub mod labels;
+pub mod reason;
+mod schema;
+
+pub use acme::{
+    Acme, AcmeLimits, AcmeSolver, ExistingRoute, ExternalAccountBinding, Http01, Http01Ingress, PathType,
+    PrivateKeySecretRef, Responder, SecretKeyRef, SolverSelector,
+};
+pub use certificate::{
+    Certificate, CertificateAcmeStatus, CertificateSpec, CertificateStatus, IssuerKind, IssuerRef, KeyUsage,
+    PrivateKey, PrivateKeyAlgorithm, PrivateKeyEncoding, RotationPolicy, SecretTemplate,
+};
+pub use crds::{Manifest, crds, manifests};
+pub use duration::{GoDuration, ParseDurationError};
+pub use issuer::{
+    AcmeIssuer, AllowRule, ClusterIssuer, ClusterIssuerSpec, Issuer, IssuerAcmeStatus, IssuerSpec, IssuerStatus,
+};
+
+/// The API group of every kind in this crate.
+pub const GROUP: &str = "waxwing.dev";
+
+/// The API version of every kind in this crate.
+pub const VERSION: &str = "v1";
