@@ -1,0 +1,232 @@
+//! The Kubernetes client: no retries of its own, and a bound on every call.
+
+use std::{future::Future, path::PathBuf, time::Duration};
+
+use hyper_util::{
+    client::legacy::{Client as HyperClient, connect::HttpConnector},
+    rt::{TokioExecutor, TokioTimer},
+};
+use kube::{
+    Client, Config,
+    client::{ClientBuilder, ConfigExt},
+    config::{InferConfigError, KubeConfigOptions, Kubeconfig, KubeconfigError},
+};
+use thiserror::Error;
+use tower::ServiceBuilder;
+
+/// How long one call to the API server may take, watches excepted.
+pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const KEEPALIVE: Duration = Duration::from_secs(20);
+const POOL_IDLE: Duration = Duration::from_mins(1);
+
+/// Where the API server is found.
+#[derive(Clone, Debug, Default)]
+pub struct ClientOptions {
+    /// A kubeconfig file. Without one: `KUBECONFIG`, `~/.kube/config`, or the pod's service account.
+    pub kubeconfig: Option<PathBuf>,
+    /// A context of the kubeconfig; its current one if absent.
+    pub context: Option<String>,
+}
+
+/// Makes the client. Nothing is sent yet.
+///
+/// kube's default client repeats 429 and 5xx up to 15 times by itself, for minutes. Ours doesn't:
+/// who calls decides, and an answer is never older than [`CALL_TIMEOUT`].
+pub async fn connect(options: &ClientOptions) -> Result<Client, ClientError> {
+    let config = config(options).await?;
+    if let Some(proxy) = &config.proxy_url {
+        return Err(ClientError::Proxy { proxy: proxy.host().unwrap_or_default().to_owned() });
+    }
+    let mut connector = HttpConnector::new();
+    connector.enforce_http(false);
+    // Small requests must not wait for the acknowledgement of the one before (Nagle).
+    connector.set_nodelay(true);
+    connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
+    // A watch is silent for long; a dead peer must still be noticed.
+    connector.set_keepalive(Some(KEEPALIVE));
+    connector.set_keepalive_interval(Some(KEEPALIVE));
+    connector.set_keepalive_retries(Some(3));
+    let build = |source| ClientError::Build { source };
+    let connector = config.rustls_https_connector_with_connector(connector).map_err(build)?;
+    let http = HyperClient::builder(TokioExecutor::new())
+        .pool_idle_timeout(POOL_IDLE)
+        .pool_timer(TokioTimer::new())
+        .build(connector);
+    let service = ServiceBuilder::new()
+        .layer(config.base_uri_layer())
+        .option_layer(config.auth_layer().map_err(build)?)
+        .layer(config.extra_headers_layer().map_err(build)?)
+        .map_err(tower::BoxError::from)
+        .service(http);
+    Ok(ClientBuilder::new(service, config.default_namespace).build())
+}
+
+/// Runs one call within [`CALL_TIMEOUT`]. `what` says what is being done, to which object: "apply Secret web/shop-tls".
+pub async fn bounded<T>(
+    what: impl Into<String>,
+    call: impl Future<Output = kube::Result<T>>,
+) -> Result<T, CallError> {
+    match tokio::time::timeout(CALL_TIMEOUT, call).await {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(source)) => Err(CallError::Failed { what: what.into(), source: Box::new(source) }),
+        Err(_) => Err(CallError::TimedOut { what: what.into() }),
+    }
+}
+
+/// Why there is no client.
+#[derive(Debug, Error)]
+pub enum ClientError {
+    /// The HTTP stack could not be built from the configuration.
+    #[error("couldn't build the Kubernetes client: {source}")]
+    Build {
+        /// The cause.
+        #[source]
+        source: kube::Error,
+    },
+    /// The named kubeconfig could not be used.
+    #[error("couldn't use the kubeconfig {path}: {source}")]
+    Kubeconfig {
+        /// The file.
+        path: String,
+        /// The cause.
+        #[source]
+        source: KubeconfigError,
+    },
+    /// The kubeconfig asks for a proxy.
+    #[error(
+        "the kubeconfig asks for the proxy {proxy}, which Waxwing doesn't support: remove proxy-url from it"
+    )]
+    Proxy {
+        /// Its host.
+        proxy: String,
+    },
+    /// Neither a kubeconfig nor a service account was found.
+    #[error(
+        "found no Kubernetes cluster: give --kubeconfig, set KUBECONFIG, or run in a pod with a service account"
+    )]
+    NoCluster {
+        /// The cause.
+        #[source]
+        source: Box<InferConfigError>,
+    },
+}
+
+/// A call to the API server that brought no answer of use.
+#[derive(Debug, Error)]
+pub enum CallError {
+    /// The API server, or the way to it, said no.
+    #[error("couldn't {what}: {}", explain(.source))]
+    Failed {
+        /// What was being done, to which object.
+        what: String,
+        /// The cause.
+        #[source]
+        source: Box<kube::Error>,
+    },
+    /// No answer within [`CALL_TIMEOUT`].
+    #[error("couldn't {what}: no answer from the API server within {} s", CALL_TIMEOUT.as_secs())]
+    TimedOut {
+        /// What was being done, to which object.
+        what: String,
+    },
+}
+
+impl CallError {
+    /// True if the object exists already (409 `AlreadyExists`).
+    pub fn is_already_exists(&self) -> bool {
+        self.status().is_some_and(kube::core::Status::is_already_exists)
+    }
+
+    /// True if the object has changed since it was read (409 Conflict).
+    pub fn is_conflict(&self) -> bool {
+        self.status().is_some_and(kube::core::Status::is_conflict)
+    }
+
+    /// True if RBAC, or a policy, doesn't allow it (403).
+    pub fn is_forbidden(&self) -> bool {
+        self.status().is_some_and(kube::core::Status::is_forbidden)
+    }
+
+    /// True if the API server refuses what was sent (422).
+    pub fn is_invalid(&self) -> bool {
+        self.status().is_some_and(kube::core::Status::is_invalid)
+    }
+
+    /// True if there is no such object (404).
+    pub fn is_not_found(&self) -> bool {
+        self.status().is_some_and(kube::core::Status::is_not_found)
+    }
+
+    /// What the API server answered, if it did.
+    pub fn status(&self) -> Option<&kube::core::Status> {
+        match self {
+            Self::Failed { source, .. } => match source.as_ref() {
+                kube::Error::Api(status) => Some(status),
+                _ => None,
+            },
+            Self::TimedOut { .. } => None,
+        }
+    }
+}
+
+async fn config(options: &ClientOptions) -> Result<Config, ClientError> {
+    let choice = KubeConfigOptions { context: options.context.clone(), ..KubeConfigOptions::default() };
+    let mut config = if let Some(path) = &options.kubeconfig {
+        let failed = |source| ClientError::Kubeconfig { path: path.display().to_string(), source };
+        let kubeconfig = Kubeconfig::read_from(path).map_err(failed)?;
+        Config::from_custom_kubeconfig(kubeconfig, &choice).await.map_err(failed)?
+    } else if options.context.is_some() {
+        Config::from_kubeconfig(&choice).await.map_err(|source| ClientError::Kubeconfig {
+            path: std::env::var("KUBECONFIG").unwrap_or_else(|_| "~/.kube/config".to_owned()),
+            source,
+        })?
+    } else {
+        Config::infer().await.map_err(|source| ClientError::NoCluster { source: Box::new(source) })?
+    };
+    // Ours is built without kube's retry layer; this says so to whoever reads the Config.
+    config.default_retry = false;
+    Ok(config)
+}
+
+/// The API server's own sentence rather than the debug form of its whole status.
+fn explain(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) if !status.message.is_empty() => status.message.clone(),
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+    use kube::core::Status;
+
+    use super::*;
+
+    fn refused(reason: &str, code: u16) -> kube::Error {
+        kube::Error::Api(Status::failure("secrets \"a\" is forbidden", reason).with_code(code).boxed())
+    }
+
+    #[tokio::test]
+    async fn answers_are_told_apart() {
+        let error = bounded("create Secret web/a", async { Err::<(), _>(refused("AlreadyExists", 409)) })
+            .await
+            .unwrap_err();
+        assert!(error.is_already_exists() && !error.is_conflict());
+        let error = bounded("apply Secret web/a", async { Err::<(), _>(refused("Forbidden", 403)) })
+            .await
+            .unwrap_err();
+        assert!(error.is_forbidden());
+        assert_eq!(error.to_string(), "couldn't apply Secret web/a: secrets \"a\" is forbidden");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_api_server_holds_nobody() {
+        let error =
+            bounded("get Secret web/a", std::future::pending::<kube::Result<()>>()).await.unwrap_err();
+        assert!(matches!(error, CallError::TimedOut { .. }));
+    }
+}

@@ -1,0 +1,144 @@
+//! Metrics for Prometheus. Label values are names of objects and fixed words; never a domain's free text.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use prometheus::{
+    Encoder, GaugeVec, Histogram, HistogramOpts, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
+};
+
+/// The metric families of the process.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    acme_requests: IntCounterVec,
+    certificate_expiry: GaugeVec,
+    certificate_ready: IntGaugeVec,
+    issuances: IntCounterVec,
+    reconciles: IntCounterVec,
+    self_check: Histogram,
+}
+
+impl Metrics {
+    /// Registers every family.
+    pub fn new() -> prometheus::Result<Self> {
+        let registry = Registry::new();
+        let metrics = Self {
+            acme_requests: IntCounterVec::new(
+                Opts::new(
+                    "waxwing_acme_requests_total",
+                    "Requests to CAs, by host and HTTP status (0: none)",
+                ),
+                &["host", "status"],
+            )?,
+            certificate_expiry: GaugeVec::new(
+                Opts::new(
+                    "waxwing_certificate_not_after_timestamp_seconds",
+                    "When the stored certificate expires, in seconds since 1970",
+                ),
+                &["namespace", "name"],
+            )?,
+            certificate_ready: IntGaugeVec::new(
+                Opts::new("waxwing_certificate_ready", "1 while the Certificate is Ready, else 0"),
+                &["namespace", "name"],
+            )?,
+            issuances: IntCounterVec::new(
+                Opts::new(
+                    "waxwing_issuances_total",
+                    "Ended attempts to issue, by result (a condition's reason)",
+                ),
+                &["result"],
+            )?,
+            reconciles: IntCounterVec::new(
+                Opts::new(
+                    "waxwing_reconciles_total",
+                    "Reconciliations, by controller and result (ok, error)",
+                ),
+                &["controller", "result"],
+            )?,
+            self_check: Histogram::with_opts(
+                HistogramOpts::new(
+                    "waxwing_self_check_seconds",
+                    "From the first self-check of a challenge to its end",
+                )
+                .buckets(vec![0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 60.0]),
+            )?,
+            registry,
+        };
+        metrics.registry.register(Box::new(metrics.acme_requests.clone()))?;
+        metrics.registry.register(Box::new(metrics.certificate_expiry.clone()))?;
+        metrics.registry.register(Box::new(metrics.certificate_ready.clone()))?;
+        metrics.registry.register(Box::new(metrics.issuances.clone()))?;
+        metrics.registry.register(Box::new(metrics.reconciles.clone()))?;
+        metrics.registry.register(Box::new(metrics.self_check.clone()))?;
+        Ok(metrics)
+    }
+
+    /// The exposition format.
+    pub fn text(&self) -> prometheus::Result<Vec<u8>> {
+        let mut text = Vec::new();
+        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
+        Ok(text)
+    }
+
+    /// A request to a CA was answered, or, with status 0, wasn't.
+    pub fn acme_request(&self, host: &str, status: u16) {
+        self.acme_requests.with_label_values(&[host, &status.to_string()]).inc();
+    }
+
+    /// What is known about a Certificate.
+    pub fn certificate(&self, namespace: &str, name: &str, ready: bool, not_after: Option<Timestamp>) {
+        self.certificate_ready.with_label_values(&[namespace, name]).set(i64::from(ready));
+        match not_after {
+            #[allow(clippy::cast_precision_loss)] // exact until the year 285,000,000
+            Some(time) => {
+                self.certificate_expiry.with_label_values(&[namespace, name]).set(time.as_second() as f64);
+            }
+            None => {
+                let _ = self.certificate_expiry.remove_label_values(&[namespace, name]);
+            }
+        }
+    }
+
+    /// A Certificate is gone.
+    pub fn forget_certificate(&self, namespace: &str, name: &str) {
+        // An error says that it was never there.
+        let _ = self.certificate_ready.remove_label_values(&[namespace, name]);
+        let _ = self.certificate_expiry.remove_label_values(&[namespace, name]);
+    }
+
+    /// An attempt to issue ended. `result` is a condition's reason, such as `Issued`.
+    pub fn issuance(&self, result: &str) {
+        self.issuances.with_label_values(&[result]).inc();
+    }
+
+    /// A reconciliation ended.
+    pub fn reconcile(&self, controller: &str, ok: bool) {
+        self.reconciles.with_label_values(&[controller, if ok { "ok" } else { "error" }]).inc();
+    }
+
+    /// A self-check ended.
+    pub fn self_check(&self, elapsed: Duration) {
+        self.self_check.observe(elapsed.as_secs_f64());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+    use super::*;
+
+    #[test]
+    fn a_deleted_certificate_leaves_no_series() {
+        let metrics = Metrics::new().unwrap();
+        metrics.certificate("web", "shop", true, Some("2027-02-20T14:32:10Z".parse().unwrap()));
+        metrics.issuance("Issued");
+        let text = String::from_utf8(metrics.text().unwrap()).unwrap();
+        assert!(text.contains("waxwing_certificate_ready{name=\"shop\",namespace=\"web\"} 1"), "{text}");
+        assert!(text.contains("waxwing_issuances_total{result=\"Issued\"} 1"), "{text}");
+        metrics.forget_certificate("web", "shop");
+        let text = String::from_utf8(metrics.text().unwrap()).unwrap();
+        assert!(!text.contains("shop"), "{text}");
+    }
+}

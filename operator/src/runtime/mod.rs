@@ -1,0 +1,10 @@
+//! What every controller stands on: the API client, shared watches, Events, metrics, logs, supervised tasks and small HTTP servers.
+
+pub mod admin;
+pub mod client;
+pub mod events;
+pub mod log;
+pub mod metrics;
+pub mod serve;
+pub mod shutdown;
+pub mod watch;

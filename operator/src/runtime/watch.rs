@@ -1,0 +1,423 @@
+//! Shared watches: one stream and one pruned cache per kind, and changes for as many readers as there are.
+//!
+//! kube-runtime's own shared streams leave deletions out and let one slow reader hold back all
+//! others. Here each reader has a bounded buffer; one that falls behind is told to look at
+//! everything again.
+
+use std::{fmt::Debug, future::Future, sync::Arc};
+
+use futures::{Stream, StreamExt, stream};
+use k8s_openapi::{
+    api::{
+        core::v1::{Namespace, Secret},
+        networking::v1::{Ingress, IngressClass},
+    },
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+use kube::{
+    Api, Client, Resource,
+    core::{DeserializeGuard, PartialObjectMeta},
+};
+use kube_runtime::{
+    WatchStreamExt,
+    reflector::{Lookup, ObjectRef, Store, store::Writer},
+    watcher::{self, Event, watcher},
+};
+use serde::de::DeserializeOwned;
+use thiserror::Error;
+use tokio::sync::broadcast;
+use waxwing_api::{Certificate, ClusterIssuer, Issuer, labels};
+
+use super::shutdown::Tasks;
+
+/// Changes that a reader may lag behind before it has to look at everything again.
+const BUFFER: usize = 1024;
+
+/// Every watch of the process.
+#[derive(Clone, Debug)]
+pub struct Watches {
+    /// Certificates of all namespaces.
+    pub certificates: Watch<Certificate>,
+    /// Cluster issuers.
+    pub cluster_issuers: Watch<ClusterIssuer>,
+    /// Ingress classes.
+    pub ingress_classes: Watch<IngressClass>,
+    /// Ingresses of all namespaces, without status. The solver's own routes are among them.
+    pub ingresses: Watch<Ingress>,
+    /// Issuers of all namespaces.
+    pub issuers: Watch<Issuer>,
+    /// Namespaces: names and labels.
+    pub namespaces: Watch<PartialObjectMeta<Namespace>>,
+    /// Order Secrets of Waxwing's own namespace, without the journal entry (it holds a private key).
+    pub order_secrets: Watch<Secret>,
+    /// Target Secrets that Waxwing wrote: metadata alone.
+    pub target_secrets: Watch<PartialObjectMeta<Secret>>,
+}
+
+impl Watches {
+    /// Starts all watches as supervised tasks.
+    pub fn start(client: &Client, own_namespace: &str, tasks: &Tasks) -> Self {
+        let any = watcher::Config::default;
+        let component = |component: &str| any().labels(&format!("{}={component}", labels::COMPONENT));
+        let own_secrets = Api::namespaced(client.clone(), own_namespace);
+        Self {
+            certificates: Watch::start("Certificates", Api::all(client.clone()), any(), |_| (), tasks),
+            cluster_issuers: Watch::start("ClusterIssuers", Api::all(client.clone()), any(), |_| (), tasks),
+            ingress_classes: Watch::start("IngressClasses", Api::all(client.clone()), any(), |_| (), tasks),
+            ingresses: Watch::start(
+                "Ingresses",
+                Api::all(client.clone()),
+                any(),
+                |ingress: &mut Ingress| ingress.status = None,
+                tasks,
+            ),
+            issuers: Watch::start("Issuers", Api::all(client.clone()), any(), |_| (), tasks),
+            namespaces: Watch::start("Namespaces", Api::all(client.clone()), any(), |_| (), tasks),
+            order_secrets: Watch::start(
+                "order Secrets",
+                own_secrets,
+                component(labels::COMPONENT_ORDER),
+                |secret: &mut Secret| {
+                    if let Some(data) = &mut secret.data {
+                        data.retain(|key, _| key != labels::ORDER_ENTRY);
+                    }
+                },
+                tasks,
+            ),
+            target_secrets: Watch::start(
+                "target Secrets",
+                Api::all(client.clone()),
+                component(labels::COMPONENT_CERTIFICATE),
+                |_| (),
+                tasks,
+            ),
+        }
+    }
+
+    /// Returns when every cache has been filled once.
+    pub async fn wait_until_synced(&self) {
+        tokio::join!(
+            self.certificates.wait_until_synced(),
+            self.cluster_issuers.wait_until_synced(),
+            self.ingress_classes.wait_until_synced(),
+            self.ingresses.wait_until_synced(),
+            self.issuers.wait_until_synced(),
+            self.namespaces.wait_until_synced(),
+            self.order_secrets.wait_until_synced(),
+            self.target_secrets.wait_until_synced(),
+        );
+    }
+}
+
+/// The watch of one kind: a cache to read, and the changes to it.
+#[derive(Debug)]
+pub struct Watch<K>
+where
+    K: Lookup<DynamicType = ()> + Clone + 'static,
+{
+    store: Store<K>,
+    changes: broadcast::Sender<Change<K>>,
+}
+
+/// One change of a watched kind; the cache shows it already.
+#[derive(Debug)]
+pub enum Change<K> {
+    /// Made or altered.
+    Applied(Arc<K>),
+    /// Gone; this is its last state.
+    Deleted(Arc<K>),
+    /// The list was read again, or this reader fell behind: anything may have changed. Look at the whole cache.
+    Resynced,
+}
+
+/// A watch that can't go on.
+#[derive(Debug, Error)]
+#[error("the watch of {kind} ended")]
+pub struct WatchEnded {
+    kind: &'static str,
+}
+
+impl<K> Watch<K>
+where
+    K: Resource<DynamicType = ()>
+        + Lookup<DynamicType = ()>
+        + Clone
+        + Debug
+        + DeserializeOwned
+        + Send
+        + Sync
+        + 'static,
+{
+    /// Starts watching. `prune` drops what no reader needs; managedFields and kubectl's
+    /// last-applied copy go always. Errors of the stream are logged and waited out, for ever.
+    pub fn start(
+        kind: &'static str,
+        api: Api<DeserializeGuard<K>>,
+        config: watcher::Config,
+        prune: fn(&mut K),
+        tasks: &Tasks,
+    ) -> Self {
+        let (watch, feed) = Self::new(kind, watcher(api, config).default_backoff(), prune);
+        let token = tasks.token();
+        tasks.spawn(kind, async move {
+            tokio::select! {
+                ended = feed => Err(ended),
+                () = token.cancelled() => Ok(()),
+            }
+        });
+        watch
+    }
+
+    /// A watch that lives from `events`, and the future that feeds it.
+    fn new(
+        kind: &'static str,
+        events: impl Stream<Item = watcher::Result<Event<DeserializeGuard<K>>>> + Send + 'static,
+        prune: fn(&mut K),
+    ) -> (Self, impl Future<Output = WatchEnded> + Send) {
+        let writer = Writer::<K>::new(());
+        let (changes, _) = broadcast::channel(BUFFER);
+        let watch = Self { store: writer.as_reader(), changes };
+        let feed = feed(kind, watch.clone(), writer, events, prune);
+        (watch, feed)
+    }
+
+    /// A cache that already holds `objects` and never changes: for tests of what reads one.
+    #[cfg(test)]
+    pub(crate) fn of(objects: Vec<K>) -> Self {
+        let mut writer = Writer::<K>::new(());
+        writer.apply_watcher_event(&Event::Init);
+        for object in objects {
+            writer.apply_watcher_event(&Event::InitApply(object));
+        }
+        writer.apply_watcher_event(&Event::InitDone);
+        Self { store: writer.as_reader(), changes: broadcast::channel(1).0 }
+    }
+
+    /// The object of that name, if it is in the cache.
+    pub fn get(&self, namespace: Option<&str>, name: &str) -> Option<Arc<K>> {
+        let key = ObjectRef::<K>::new(name);
+        self.store.get(&match namespace {
+            Some(namespace) => key.within(namespace),
+            None => key,
+        })
+    }
+
+    /// The cache.
+    pub fn store(&self) -> &Store<K> {
+        &self.store
+    }
+
+    /// Changes from now on. Starts with [`Change::Resynced`], so that what was there before isn't missed.
+    pub fn changes(&self) -> impl Stream<Item = Change<K>> + Send + use<K> {
+        let receiver = self.changes.subscribe();
+        let first = stream::once(async { Change::Resynced });
+        first.chain(stream::unfold(receiver, |mut receiver| async {
+            match receiver.recv().await {
+                Ok(change) => Some((change, receiver)),
+                Err(broadcast::error::RecvError::Lagged(_)) => Some((Change::Resynced, receiver)),
+                Err(broadcast::error::RecvError::Closed) => None,
+            }
+        }))
+    }
+
+    /// Objects made or altered, and all of them after a resync: what `Controller::for_shared_stream` takes.
+    pub fn objects(&self) -> impl Stream<Item = Arc<K>> + Send + use<K> {
+        let store = self.store.clone();
+        self.changes().flat_map(move |change| {
+            stream::iter(match change {
+                Change::Applied(object) => vec![object],
+                Change::Deleted(_) => Vec::new(),
+                Change::Resynced => store.state(),
+            })
+        })
+    }
+
+    /// Like [`Watch::objects`], with the deleted ones: for controllers of what owns these objects.
+    pub fn touched(&self) -> impl Stream<Item = Arc<K>> + Send + use<K> {
+        let store = self.store.clone();
+        self.changes().flat_map(move |change| {
+            stream::iter(match change {
+                Change::Applied(object) | Change::Deleted(object) => vec![object],
+                Change::Resynced => store.state(),
+            })
+        })
+    }
+
+    /// Returns when the cache has been filled once. At shutdown it may never be; then this waits for ever.
+    pub async fn wait_until_synced(&self) {
+        if self.store.wait_until_ready().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+async fn feed<K>(
+    kind: &'static str,
+    watch: Watch<K>,
+    mut writer: Writer<K>,
+    events: impl Stream<Item = watcher::Result<Event<DeserializeGuard<K>>>> + Send,
+    prune: fn(&mut K),
+) -> WatchEnded
+where
+    K: Resource<DynamicType = ()>
+        + Lookup<DynamicType = ()>
+        + Clone
+        + Debug
+        + DeserializeOwned
+        + Send
+        + Sync
+        + 'static,
+{
+    let mut events = std::pin::pin!(events);
+    while let Some(event) = events.next().await {
+        let event = match event {
+            Ok(event) => event,
+            Err(error) => {
+                // The stream waits before it tries again, and goes on where it was if it can.
+                tracing::warn!(kind, %error, "the watch was interrupted; trying again");
+                continue;
+            }
+        };
+        let Some(event) = understood(kind, event, prune) else { continue };
+        writer.apply_watcher_event(&event);
+        // No one listening is fine.
+        let _ = match event {
+            Event::Apply(object) => {
+                let key = object.to_object_ref(());
+                watch.store.get(&key).map(Change::Applied).map(|change| watch.changes.send(change))
+            }
+            Event::Delete(object) => Some(watch.changes.send(Change::Deleted(Arc::new(object)))),
+            Event::InitDone => Some(watch.changes.send(Change::Resynced)),
+            Event::Init | Event::InitApply(_) => None,
+        };
+    }
+    WatchEnded { kind }
+}
+
+/// Drops objects that don't parse: one of them must not stop the others.
+fn understood<K: Resource<DynamicType = ()>>(
+    kind: &'static str,
+    event: Event<DeserializeGuard<K>>,
+    prune: fn(&mut K),
+) -> Option<Event<K>> {
+    let parse = |DeserializeGuard(object)| match object {
+        Ok(mut object) => {
+            prune_meta(Resource::meta_mut(&mut object));
+            prune(&mut object);
+            Some(object)
+        }
+        Err(invalid) => {
+            let (namespace, name) = (invalid.metadata.namespace, invalid.metadata.name);
+            tracing::warn!(
+                kind,
+                ?namespace,
+                ?name,
+                error = invalid.error,
+                "an object doesn't parse and is left out"
+            );
+            None
+        }
+    };
+    Some(match event {
+        Event::Apply(object) => Event::Apply(parse(object)?),
+        Event::Delete(object) => Event::Delete(parse(object)?),
+        Event::Init => Event::Init,
+        Event::InitApply(object) => Event::InitApply(parse(object)?),
+        Event::InitDone => Event::InitDone,
+    })
+}
+
+fn prune_meta(meta: &mut ObjectMeta) {
+    meta.managed_fields = None;
+    if let Some(annotations) = &mut meta.annotations {
+        annotations.remove("kubectl.kubernetes.io/last-applied-configuration");
+    }
+}
+
+// Derived, these would ask more of K than they need.
+
+impl<K> Clone for Watch<K>
+where
+    K: Lookup<DynamicType = ()> + Clone + 'static,
+{
+    fn clone(&self) -> Self {
+        Self { store: self.store.clone(), changes: self.changes.clone() }
+    }
+}
+
+impl<K> Clone for Change<K> {
+    fn clone(&self) -> Self {
+        match self {
+            Self::Applied(object) => Self::Applied(Arc::clone(object)),
+            Self::Deleted(object) => Self::Deleted(Arc::clone(object)),
+            Self::Resynced => Self::Resynced,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+    use kube::core::error_boundary::InvalidObject;
+
+    use super::*;
+
+    fn secret(name: &str) -> Secret {
+        let metadata = ObjectMeta {
+            name: Some(name.to_owned()),
+            namespace: Some("web".to_owned()),
+            managed_fields: Some(Vec::new()),
+            ..ObjectMeta::default()
+        };
+        Secret { metadata, ..Secret::default() }
+    }
+
+    fn ok(object: Secret) -> DeserializeGuard<Secret> {
+        DeserializeGuard(Ok(object))
+    }
+
+    fn bad(name: &str) -> DeserializeGuard<Secret> {
+        let metadata = secret(name).metadata;
+        DeserializeGuard(Err(InvalidObject { error: "not a Secret".to_owned(), metadata }))
+    }
+
+    #[tokio::test]
+    async fn readers_see_deletes_and_what_was_there_before() {
+        let events = vec![
+            Event::Init,
+            Event::InitApply(ok(secret("a"))),
+            Event::InitApply(bad("b")),
+            Event::InitDone,
+            Event::Apply(ok(secret("c"))),
+            Event::Delete(ok(secret("a"))),
+        ];
+        let (watch, feed) = Watch::new("Secrets", stream::iter(events).map(Ok), |_| ());
+        let changes = watch.changes();
+        feed.await;
+        drop(watch.clone());
+        assert_eq!(watch.store().len(), 1);
+        assert!(watch.get(Some("web"), "c").unwrap().metadata.managed_fields.is_none());
+        drop(watch);
+        let seen: Vec<String> = changes
+            .map(|change| match change {
+                Change::Applied(object) => format!("applied {}", object.metadata.name.as_deref().unwrap()),
+                Change::Deleted(object) => format!("deleted {}", object.metadata.name.as_deref().unwrap()),
+                Change::Resynced => "resynced".to_owned(),
+            })
+            .collect()
+            .await;
+        assert_eq!(seen, ["resynced", "resynced", "applied c", "deleted a"]);
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_falls_behind_looks_again() {
+        let events: Vec<_> = (0..BUFFER + 10).map(|n| Event::Apply(ok(secret(&format!("s{n}"))))).collect();
+        let (watch, feed) = Watch::new("Secrets", stream::iter(events).map(Ok), |_| ());
+        let mut changes = Box::pin(watch.changes());
+        feed.await;
+        assert!(matches!(changes.next().await, Some(Change::Resynced)));
+        assert!(matches!(changes.next().await, Some(Change::Resynced)));
+        assert!(matches!(changes.next().await, Some(Change::Applied(_))));
+    }
+}
