@@ -1,0 +1,69 @@
+# The entry point: `make` lists what there is.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help demo demo-down demo-env test test-unit test-lab bench crds fmt lint deny docs prerequisites
+
+# CLUSTER=current: use the cluster that kubectl points at instead of building one.
+CLUSTER ?= lab
+STEP := scripts/step
+# `e2e` is the lab: it builds and starts the cluster, the CAs and the ingress controller.
+LAB := target/debug/e2e
+# Test binaries of the lab run inside it: cargo starts each of them through the lab's own `sandbox`.
+TRIPLE = $(shell rustc -vV | sed -n 's/^host: //p')
+RUNNER = CARGO_TARGET_$(shell tr 'a-z-' 'A-Z_' <<<"$(TRIPLE)")_RUNNER="$(CURDIR)/$(LAB) sandbox --"
+
+help: ## List the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(firstword $(MAKEFILE_LIST)) | while IFS='|' read -r target what; do \
+		printf '  make %-11s %s\n' "$$target" "$$what"; done
+
+demo: prerequisites ## Bring up a cluster, a CA and an ingress controller, and get two certificates
+	@$(STEP) 'building Waxwing and the lab' cargo build --quiet --package waxwing --package e2e
+	@$(LAB) demo --cluster $(CLUSTER)
+
+demo-down: ## End the demo; nothing of it stays
+	@cargo build --quiet --package e2e
+	@$(LAB) down
+
+demo-env: ## Print the shell variables that point kubectl at the demo's cluster
+	@$(LAB) env
+
+test: prerequisites ## Everything that CI runs: format, lints, unit tests, and the tests in the lab
+	@$(MAKE) --no-print-directory lint
+	@$(MAKE) --no-print-directory test-unit
+	@$(MAKE) --no-print-directory test-lab
+
+test-unit: ## The tests that need no lab
+	@$(STEP) 'building the tests' cargo test --workspace --exclude e2e --locked --no-run
+	@$(STEP) 'unit, property, CRD, architecture and engine tests' cargo test --workspace --exclude e2e --locked
+
+test-lab: prerequisites ## The tests in the lab
+	@$(STEP) 'building the lab and its tests' cargo test --package e2e --locked --no-run
+	@$(STEP) 'building Waxwing' cargo build --package waxwing --package e2e --locked
+	@$(STEP) 'fetching and building what the lab runs' $(LAB) fetch --for test
+	@$(STEP) 'tests in the lab' env $(RUNNER) cargo test --package e2e --locked
+
+bench: prerequisites ## Measure speed, API writes and memory in the lab
+	@$(STEP) 'building Waxwing and the lab, optimized' cargo build --release --locked --package waxwing --package e2e
+	@target/release/e2e bench
+
+crds: ## Write crds/ from the API types
+	@cargo run --quiet --package waxwing -- crds --dir crds
+
+fmt: ## Format the code
+	@cargo fmt --all
+
+lint: ## Check format and lints
+	@$(STEP) 'format' cargo fmt --all --check
+	@$(STEP) 'lints' cargo clippy --workspace --all-targets --locked --quiet -- -D warnings
+
+deny: ## Check dependencies: bans, licences, sources (installs cargo-deny, which takes minutes)
+	@scripts/tool cargo-deny
+	@$(STEP) 'bans, licences, sources' cargo deny --workspace check bans licenses sources
+
+docs: ## Build the book in docs/ (installs mdbook, which takes minutes)
+	@scripts/tool mdbook
+	@$(STEP) 'the book' mdbook build docs
+
+prerequisites:
+	@scripts/prerequisites
