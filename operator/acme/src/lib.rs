@@ -1,1 +1,49 @@
-//! x
+//! Waxwing's engine: obtains certificates over ACME (RFC 8555).
+//!
+//! [`obtain`] does the whole of one issuance. It writes a private key and an order's URL to a [`Journal`] before the
+//! next request leaves, so that a process that dies anywhere loses nothing: the next call goes on with the same
+//! order. [`Solvers`] answer the CA's challenges; [`Progress`] is told each step.
+//!
+//! Policy (when to renew, when to retry, what an error means) is pure functions of plain data.
+
+mod account;
+mod attempts;
+mod challenge;
+pub mod diagnosis;
+mod directory;
+mod error;
+mod evidence;
+mod http;
+pub mod issued;
+mod journal;
+mod key;
+mod nonces;
+mod problem;
+mod progress;
+pub mod renewal;
+mod request;
+mod request_error;
+mod resolve;
+pub mod retry;
+mod secret;
+mod self_check;
+mod signed;
+mod tls;
+
+pub use account::{Account, AccountKey, ExternalAccount};
+pub use challenge::{Challenge, ChallengeType, NoSolver, Solver, SolverError, Solvers};
+pub use diagnosis::{Diagnosis, diagnose};
+pub use directory::{Directory, Meta};
+pub use error::{Actor, Class, Error, ObtainError, ObtainErrorKind, Retry};
+pub use evidence::{Evidence, Observation, Outcome};
+pub use http::{Http, HttpConfig, TrustRoots};
+pub use issued::{Issued, Leaf, PairError, check, inspect};
+pub use journal::{Entry, FileJournal, Journal, JournalError, Presented, replace_file};
+pub use problem::{Problem, ProblemIdentifier, Subproblem};
+pub use progress::{NoProgress, Progress, Step};
+pub use renewal::renewal_time;
+pub use request::{Identifier, InvalidIdentifier, KeyAlgorithm, Request};
+pub use request_error::{Failure, RequestError};
+pub use retry::{backoff, parse_retry_after};
+pub use secret::Secret;
+pub use self_check::{SelfCheck, SelfCheckConfig, challenge_url};

@@ -1,0 +1,292 @@
+//! The HTTP client of one CA endpoint: time-outs, bounds, typed errors, one log line for each request.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, RETRY_AFTER, USER_AGENT};
+use http::{HeaderMap, HeaderValue, Request, StatusCode};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use jiff::Timestamp;
+use rustls::{CertificateError, RootCertStore};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+use tokio::sync::Semaphore;
+use tracing::info;
+
+use crate::retry::parse_retry_after;
+use crate::tls::AcceptAll;
+use crate::{Error, Failure, Problem, RequestError};
+
+/// How a CA endpoint is reached.
+#[derive(Clone, Debug)]
+pub struct HttpConfig {
+    /// Whom to trust for the CA's own TLS certificate.
+    pub roots: TrustRoots,
+    /// The time for a TCP connection to come about.
+    pub connect_timeout: Duration,
+    /// The time for a whole request, from connecting to the last byte of the answer.
+    pub request_timeout: Duration,
+    /// How many requests may be under way at once. Further ones wait their turn.
+    pub concurrent_requests: usize,
+}
+
+impl Default for HttpConfig {
+    fn default() -> Self {
+        Self {
+            roots: TrustRoots::System,
+            connect_timeout: Duration::from_secs(10),
+            request_timeout: Duration::from_secs(30),
+            concurrent_requests: 16,
+        }
+    }
+}
+
+/// Whom to trust for the CA's own TLS certificate.
+#[derive(Clone, Debug, Default)]
+pub enum TrustRoots {
+    /// The host's root certificates, or Mozilla's where the host has none.
+    #[default]
+    System,
+    /// These certificates (PEM) and no others.
+    Custom(Vec<u8>),
+    /// Anyone. For tests.
+    SkipVerification,
+}
+
+/// A client for one CA endpoint. Clones share connections and bounds.
+#[derive(Clone)]
+pub struct Http {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    slots: Semaphore,
+    request_timeout: Duration,
+}
+
+/// An answer of less than 400, read whole.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+}
+
+const AGENT: &str = concat!("waxwing/", env!("CARGO_PKG_VERSION"));
+/// No ACME answer comes near it.
+const LARGEST_BODY: usize = 1 << 20;
+/// The longest wait for a slot, in whole-request time-outs.
+const TURNS: u32 = 10;
+
+impl Http {
+    /// A client that speaks HTTPS alone.
+    pub fn new(config: HttpConfig) -> Result<Self, Error> {
+        Self::build(config, false)
+    }
+
+    /// A client that also speaks plain HTTP, which no CA on a network may be asked with: for tests on loopback.
+    pub fn allowing_plain_http(config: HttpConfig) -> Result<Self, Error> {
+        Self::build(config, true)
+    }
+
+    fn build(config: HttpConfig, plain: bool) -> Result<Self, Error> {
+        let mut connector = HttpConnector::new();
+        // Requests are smaller than a segment: Nagle's algorithm would hold each one back for an ACK.
+        connector.set_nodelay(true);
+        connector.set_connect_timeout(Some(config.connect_timeout));
+        connector.enforce_http(false);
+        let builder = HttpsConnectorBuilder::new().with_tls_config(tls_config(&config.roots)?);
+        let builder = if plain { builder.https_or_http() } else { builder.https_only() };
+        let connector = builder.enable_http1().enable_http2().wrap_connector(connector);
+        let client = Client::builder(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(Duration::from_secs(30))
+            .pool_max_idle_per_host(config.concurrent_requests.clamp(1, 32))
+            // A connection that died silently must not take every request with it.
+            .http2_keep_alive_interval(Duration::from_secs(20))
+            .http2_keep_alive_timeout(Duration::from_secs(10))
+            .build(connector);
+        let slots = Semaphore::new(config.concurrent_requests.clamp(1, Semaphore::MAX_PERMITS));
+        Ok(Self { inner: Arc::new(Inner { client, slots, request_timeout: config.request_timeout }) })
+    }
+
+    /// Sends a request and reads the whole answer, whatever its status.
+    pub(crate) async fn exchange(&self, request: Request<Bytes>) -> Result<Answer, RequestError> {
+        let method = method_name(request.method());
+        let url = request.uri().to_string();
+        let fail = |failure| RequestError { method, url: url.clone(), failure };
+
+        let patience = self.inner.request_timeout.saturating_mul(TURNS);
+        let slot = tokio::time::timeout(patience, self.inner.slots.acquire()).await;
+        let Ok(Ok(_slot)) = slot else { return Err(fail(Failure::Busy { after: patience })) };
+
+        let started = Instant::now();
+        let outcome = tokio::time::timeout(self.inner.request_timeout, self.send(request))
+            .await
+            .unwrap_or(Err(Failure::Timeout { after: self.inner.request_timeout }));
+        let elapsed_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        match &outcome {
+            Ok(answer) => info!(method, url, status = answer.status.as_u16(), elapsed_ms, "ACME request"),
+            Err(error) => info!(method, url, %error, elapsed_ms, "ACME request"),
+        }
+        outcome.map_err(fail)
+    }
+
+    /// Sends a request; an answer that isn't a success in ACME's language is an error.
+    pub(crate) async fn request(&self, request: Request<Bytes>) -> Result<Answer, RequestError> {
+        let (method, url) = (method_name(request.method()), request.uri().to_string());
+        let answer = self.exchange(request).await?;
+        answer.accept(Timestamp::now()).map_err(|failure| RequestError { method, url, failure })
+    }
+
+    async fn send(&self, request: Request<Bytes>) -> Result<Answer, Failure> {
+        let mut request = request.map(Full::new);
+        request.headers_mut().insert(USER_AGENT, HeaderValue::from_static(AGENT));
+        let response = self.inner.client.request(request).await.map_err(|error| classify(&error))?;
+        let (parts, body) = response.into_parts();
+        let body = Limited::new(body, LARGEST_BODY).collect().await.map_err(|error| {
+            if error.is::<http_body_util::LengthLimitError>() {
+                Failure::Unexpected(format!("it is larger than {LARGEST_BODY} bytes"))
+            } else {
+                Failure::Interrupted(root_cause(error.as_ref()))
+            }
+        })?;
+        Ok(Answer { status: parts.status, headers: parts.headers, body: body.to_bytes() })
+    }
+}
+
+impl fmt::Debug for Http {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Http").field("request_timeout", &self.inner.request_timeout).finish_non_exhaustive()
+    }
+}
+
+impl Answer {
+    /// A header's value, if it is there and is text.
+    pub(crate) fn header(&self, name: impl http::header::AsHeaderName) -> Option<&str> {
+        self.headers.get(name).and_then(|value| value.to_str().ok())
+    }
+
+    /// When the CA wants to be asked again.
+    pub(crate) fn retry_after(&self, now: Timestamp) -> Option<Timestamp> {
+        parse_retry_after(self.header(RETRY_AFTER)?, now)
+    }
+
+    /// Turns what isn't a success in ACME's language into a typed failure.
+    pub(crate) fn accept(self, now: Timestamp) -> Result<Self, Failure> {
+        if self.status.is_client_error() || self.status.is_server_error() {
+            return Err(Failure::Status {
+                status: self.status.as_u16(),
+                problem: self.problem().map(Box::new),
+                retry_after: self.retry_after(now),
+            });
+        }
+        if self.status.is_redirection() {
+            let to = self.header(http::header::LOCATION).unwrap_or("elsewhere");
+            return Err(Failure::Unexpected(format!(
+                "status {} points to {to}; write that URL instead",
+                self.status.as_u16()
+            )));
+        }
+        if self.header(CONTENT_TYPE).is_some_and(|kind| kind.starts_with("text/html")) {
+            return Err(Failure::Unexpected("it is an HTML page".to_owned()));
+        }
+        Ok(self)
+    }
+
+    /// The problem document in it, if it is one. Some CAs call it plain JSON.
+    pub(crate) fn problem(&self) -> Option<Problem> {
+        serde_json::from_slice::<Problem>(&self.body)
+            .ok()
+            .filter(|problem| problem.kind.is_some() || problem.detail.is_some())
+    }
+}
+
+fn method_name(method: &http::Method) -> &'static str {
+    match *method {
+        http::Method::GET => "GET",
+        http::Method::HEAD => "HEAD",
+        _ => "POST",
+    }
+}
+
+fn tls_config(roots: &TrustRoots) -> Result<rustls::ClientConfig, Error> {
+    let builder =
+        rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+            .with_safe_default_protocol_versions()
+            .map_err(|error| Error::Roots(error.to_string()))?;
+    let mut store = RootCertStore::empty();
+    match roots {
+        TrustRoots::SkipVerification => {
+            return Ok(builder
+                .dangerous()
+                .with_custom_certificate_verifier(Arc::new(AcceptAll::new()))
+                .with_no_client_auth());
+        }
+        TrustRoots::Custom(pem) => {
+            for certificate in CertificateDer::pem_slice_iter(pem) {
+                let certificate = certificate.map_err(|error| Error::Roots(format!("not PEM: {error}")))?;
+                store
+                    .add(certificate)
+                    .map_err(|error| Error::Roots(format!("not a CA certificate: {error}")))?;
+            }
+            if store.is_empty() {
+                return Err(Error::Roots("there is no certificate in PEM in it".to_owned()));
+            }
+        }
+        TrustRoots::System => {
+            store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+            if store.is_empty() {
+                store.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+            }
+        }
+    }
+    Ok(builder.with_root_certificates(store).with_no_client_auth())
+}
+
+fn classify(error: &hyper_util::client::legacy::Error) -> Failure {
+    if let Some(tls) = find_tls(error) {
+        return match tls {
+            rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer) => Failure::UnknownAuthority,
+            other => Failure::Tls(other.to_string()),
+        };
+    }
+    if error.is_connect() {
+        Failure::Connect(root_cause(error))
+    } else {
+        Failure::Interrupted(root_cause(error))
+    }
+}
+
+/// The TLS error at the root of an error, if there is one.
+pub(crate) fn find_tls<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a rustls::Error> {
+    if let Some(tls) = error.downcast_ref::<rustls::Error>() {
+        return Some(tls);
+    }
+    // An io::Error's source() leaves out the error that it wraps.
+    if let Some(inner) = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref)
+        && let Some(tls) = find_tls(inner)
+    {
+        return Some(tls);
+    }
+    error.source().and_then(find_tls)
+}
+
+/// What the innermost error says: the outer ones only repeat that a request failed.
+pub(crate) fn root_cause(error: &(dyn StdError + 'static)) -> String {
+    let mut cause = error;
+    while let Some(next) = cause.source() {
+        cause = next;
+    }
+    cause.to_string()
+}

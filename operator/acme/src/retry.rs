@@ -1,0 +1,136 @@
+//! When to try again: pure functions, with the clock passed in.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use crate::{Class, Retry};
+
+const FIRST: Duration = Duration::from_secs(60);
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+/// A CA that asks to be left alone for longer is asked again after this, so that a broken header isn't for ever.
+const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+
+/// When the attempt after `attempt` failed ones (1 for the first failure) may begin.
+///
+/// A minute, doubled each time, ±20 % by `seed`, at most a day and at most a tenth of the certificate's `lifetime`.
+/// What can't succeed before it is changed waits the longest. A time that the CA named is a floor above all of it.
+pub fn backoff(
+    attempt: u32,
+    class: &Class,
+    now: Timestamp,
+    lifetime: Option<Duration>,
+    seed: u64,
+) -> Timestamp {
+    let cap = lifetime.map_or(DAY, |lifetime| DAY.min(lifetime / 10)).max(FIRST);
+    let pause = match class.retry {
+        Retry::AfterChange => cap,
+        Retry::Backoff | Retry::NotBefore(_) => {
+            let doublings = attempt.saturating_sub(1).min(20);
+            FIRST.saturating_mul(1 << doublings).min(cap)
+        }
+    };
+    // 0.8 to 1.2, another one for each attempt.
+    let jitter = 0.8 + 0.4 * fraction(seed ^ u64::from(attempt).rotate_left(32));
+    let at = after(now, pause.mul_f64(jitter).min(cap));
+    match class.retry {
+        Retry::NotBefore(floor) => at.max(floor),
+        Retry::Backoff | Retry::AfterChange => at,
+    }
+}
+
+/// The time that a Retry-After header names: seconds from `now`, or an HTTP-date (RFC 9110 §10.2.3).
+pub fn parse_retry_after(value: &str, now: Timestamp) -> Option<Timestamp> {
+    let value = value.trim();
+    let named = match value.parse::<u64>() {
+        Ok(seconds) => after(now, Duration::from_secs(seconds).min(LONGEST_RETRY_AFTER)),
+        Err(_) => jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(value).ok()?,
+    };
+    Some(named.min(after(now, LONGEST_RETRY_AFTER)))
+}
+
+/// `now` and `pause` later, or the end of time.
+pub(crate) fn after(now: Timestamp, pause: Duration) -> Timestamp {
+    now.saturating_add(pause).unwrap_or(Timestamp::MAX)
+}
+
+/// A number from 0 to 1 that depends on `seed` alone and is evenly spread (the finalizer of SplitMix64).
+#[allow(clippy::cast_precision_loss)]
+pub(crate) fn fraction(seed: u64) -> f64 {
+    let mut mixed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^= mixed >> 31;
+    (mixed >> 11) as f64 / (1_u64 << 53) as f64
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::Actor;
+
+    const BACKOFF: Class = Class { actor: Actor::Ca, retry: Retry::Backoff };
+
+    fn now() -> Timestamp {
+        "2026-11-22T12:00:00Z".parse().unwrap()
+    }
+
+    fn pause(attempt: u32, class: &Class, lifetime: Option<Duration>, seed: u64) -> Duration {
+        backoff(attempt, class, now(), lifetime, seed).duration_since(now()).try_into().unwrap()
+    }
+
+    #[test]
+    fn it_doubles_to_a_day() {
+        let pauses: Vec<u64> = (1..=13).map(|attempt| pause(attempt, &BACKOFF, None, 7).as_secs()).collect();
+        assert!((48..=72).contains(&pauses[0]), "{pauses:?}");
+        assert!((96..=144).contains(&pauses[1]), "{pauses:?}");
+        assert!((192..=288).contains(&pauses[2]), "{pauses:?}");
+        assert!(pauses.iter().all(|pause| *pause <= 86_400), "{pauses:?}");
+        assert!(pauses[12] >= 69_120, "{pauses:?}");
+    }
+
+    #[test]
+    fn short_lifetimes_are_tried_more_often() {
+        let six_days = Duration::from_secs(6 * 86_400);
+        assert!(pause(30, &BACKOFF, Some(six_days), 1) <= six_days / 10);
+        assert!(pause(1, &BACKOFF, Some(Duration::from_secs(60)), 1) >= Duration::from_secs(48));
+    }
+
+    #[test]
+    fn what_the_ca_names_is_a_floor() {
+        let at = after(now(), Duration::from_secs(100_000));
+        let class = Class { actor: Actor::Ca, retry: Retry::NotBefore(at) };
+        assert_eq!(backoff(1, &class, now(), Some(Duration::from_secs(3600)), 1), at);
+        let past = Class { actor: Actor::Ca, retry: Retry::NotBefore(Timestamp::UNIX_EPOCH) };
+        assert_eq!(backoff(1, &past, now(), None, 1), backoff(1, &BACKOFF, now(), None, 1));
+    }
+
+    #[test]
+    fn what_must_change_first_waits_longest() {
+        let class = Class { actor: Actor::User, retry: Retry::AfterChange };
+        assert!(pause(1, &class, None, 3) >= Duration::from_secs(69_120));
+    }
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date() {
+        assert_eq!(parse_retry_after(" 30 ", now()), Some(after(now(), Duration::from_secs(30))));
+        assert_eq!(parse_retry_after("Sun, 22 Nov 2026 12:01:00 GMT", now()), Some(after(now(), FIRST)));
+        assert_eq!(parse_retry_after("soon", now()), None);
+        assert_eq!(parse_retry_after("-1", now()), None);
+        assert_eq!(parse_retry_after("99999999999999999", now()), Some(after(now(), LONGEST_RETRY_AFTER)));
+    }
+
+    proptest! {
+        #[test]
+        fn a_pause_is_never_nothing_nor_beyond_its_cap(attempt in any::<u32>(), seed in any::<u64>(), lifetime in proptest::option::of(0_u64..400 * 86_400)) {
+            let lifetime = lifetime.map(Duration::from_secs);
+            let cap = lifetime.map_or(DAY, |lifetime| DAY.min(lifetime / 10)).max(FIRST);
+            let pause = pause(attempt, &BACKOFF, lifetime, seed);
+            prop_assert!(pause >= Duration::from_secs(48) && pause <= cap);
+        }
+    }
+}
