@@ -7,41 +7,84 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// An ACME CA and the account there.
+use crate::schema;
+
+/// An ACME CA (RFC 8555), the account there, and how its challenges are solved.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[x_kube(
+    validation = Rule::new("!has(self.caBundle) || !has(self.skipTLSVerify) || !self.skipTLSVerify")
+        .message("remove skipTLSVerify: with a caBundle the server is verified against that")
+        .field_path(".skipTLSVerify")
+)]
 #[serde(rename_all = "camelCase")]
 pub struct Acme {
-    /// URL of the directory.
+    /// URL of the CA's ACME directory, https only. Let's Encrypt: https://acme-v02.api.letsencrypt.org/directory;
+    /// for tests, without tight limits: https://acme-staging-v02.api.letsencrypt.org/directory. When it is changed,
+    /// the account is registered at the new CA with the same key.
+    #[schemars(length(min = 1, max = 2048))]
+    #[x_kube(validation = Rule::new("isURL(self) && url(self).getScheme() == 'https' && url(self).getHostname() != ''")
+        .message("write the https URL of the CA's ACME directory, such as https://acme-v02.api.letsencrypt.org/directory"))]
     pub server: String,
-    /// Contact.
+
+    /// Where the CA may send notices: a plain address such as ops@example.com. A change is passed on to the
+    /// CA. Default: none; most CAs don't need one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 254))]
+    #[x_kube(validation = Rule::new("self.matches('^[^@,[:space:]]+@[^@,[:space:]]+$') && !self.startsWith('mailto:')")
+        .message("write one plain address such as ops@example.com, without mailto:"))]
     pub email: Option<String>,
-    /// The account key.
+
+    /// The Secret that holds the private key of the account. If it doesn't exist, it is made, with a new ECDSA
+    /// P-256 key; one that exists is used and never overwritten. For an Issuer it is in the Issuer's namespace, for a
+    /// ClusterIssuer in Waxwing's own.
+    #[x_kube(merge_strategy = MapMerge::Atomic)]
     pub private_key_secret_ref: PrivateKeySecretRef,
-    /// Never make an account key.
+
+    /// Whether to wait for the Secret of privateKeySecretRef (reason KeyMissing) instead of making it: for an
+    /// account that is registered elsewhere. Default: false.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disable_account_key_generation: Option<bool>,
-    /// External account.
+
+    /// Ties the new account to one that you have at the CA already (RFC 8555 §7.3.4). Some CAs ask for it, and
+    /// give out the two values. Default: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub external_account_binding: Option<ExternalAccountBinding>,
-    /// Preferred chain.
+
+    /// If the CA offers several chains, take the one whose topmost certificate was issued by this common name,
+    /// such as "ISRG Root X2". If none is, the CA's first chain is taken. Default: the CA's first chain.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
     pub preferred_chain: Option<String>,
-    /// ACME profile.
+
+    /// The ACME profile that the CA is asked for, such as shortlived. A profile that the CA doesn't offer fails the
+    /// issuance. The CA's directory lists what it offers. A Certificate's own profile overrides it.
+    /// Default: the CA decides.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 64))]
     pub profile: Option<String>,
-    /// CA certificates that the server's TLS certificate is checked against.
+
+    /// The certificates that the server's TLS certificate is verified against: PEM text, in base64, as
+    /// `base64 -w0 ca.pem` prints it. For a private CA. Only one of caBundle and skipTLSVerify can be set.
+    /// Default: the root certificates of Waxwing's image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<String>")]
+    #[schemars(schema_with = "schema::ca_bundle")]
     pub ca_bundle: Option<ByteString>,
-    /// Don't check the server's TLS certificate.
+
+    /// Don't verify the server's TLS certificate. Whoever is between can then read and answer what is asked of
+    /// the CA: for tests alone; use caBundle for a private CA. Default: false.
     #[serde(default, rename = "skipTLSVerify", skip_serializing_if = "Option::is_none")]
     pub skip_tls_verify: Option<bool>,
-    /// Limits.
+
+    /// Experimental. How much is asked of the CA at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limits: Option<AcmeLimits>,
-    /// Solvers.
+
+    /// How challenges are solved, at most 32 ways. For each name of a Certificate the solver whose selector fits best
+    /// is taken: one that lists the name, else the one with the longest zone, else the one with the most labels,
+    /// else the first in the list. Empty: only names that the CA asks no challenge for are issued.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
     pub solvers: Vec<AcmeSolver>,
 }
 
@@ -50,9 +93,14 @@ pub struct Acme {
 #[serde(rename_all = "camelCase")]
 pub struct PrivateKeySecretRef {
     /// Name of the Secret.
+    #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = schema::object_name("Secret"))]
     pub name: String,
-    /// Key in the Secret's data.
+
+    /// Key in the Secret's data. Its value is a private key as PEM text. Default: tls.key.
     #[serde(default = "tls_key")]
+    #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = schema::data_key())]
     pub key: String,
 }
 
@@ -67,8 +115,13 @@ impl Default for PrivateKeySecretRef {
 #[serde(rename_all = "camelCase")]
 pub struct SecretKeyRef {
     /// Name of the Secret.
+    #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = schema::object_name("Secret"))]
     pub name: String,
+
     /// Key in the Secret's data.
+    #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = schema::data_key())]
     pub key: String,
 }
 
@@ -76,10 +129,14 @@ pub struct SecretKeyRef {
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ExternalAccountBinding {
-    /// Key identifier.
+    /// The key identifier that the CA gave out.
     #[serde(rename = "keyID")]
+    #[schemars(length(min = 1, max = 512))]
     pub key_id: String,
-    /// The MAC key.
+
+    /// The Secret that holds the MAC key that the CA gave out, in base64url as CAs show it. For an Issuer it is in
+    /// the Issuer's namespace, for a ClusterIssuer in Waxwing's own.
+    #[x_kube(merge_strategy = MapMerge::Atomic)]
     pub key_secret_ref: SecretKeyRef,
 }
 
@@ -87,46 +144,69 @@ pub struct ExternalAccountBinding {
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct AcmeLimits {
-    /// Requests in flight.
+    /// Experimental. How many requests to the CA may be under way at once, 1 to 256; others wait for their turn.
+    /// Orders that wait for a validation count only while they ask. Default: 16.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 256))]
     pub concurrent_requests: Option<i32>,
 }
 
 /// One way of solving challenges.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[x_kube(
+    validation = Rule::new("has(self.http01)")
+        .message("write how challenges are solved: http01, such as http01: {ingress: {ingressClassName: traefik}}"),
+    validation = Rule::new("!has(self.selector) || !has(self.selector.dnsNames) || !self.selector.dnsNames.exists(name, name.startsWith('*'))")
+        .message("remove the wildcard names: HTTP-01 can't prove a wildcard, only the names themselves")
+        .field_path(".selector.dnsNames")
+)]
 #[serde(rename_all = "camelCase")]
 pub struct AcmeSolver {
-    /// Which names it is for.
+    /// Which names of which Certificates the solver is for. Default: all, if no other solver's selector fits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub selector: Option<SolverSelector>,
-    /// HTTP-01.
+
+    /// The CA fetches http://<name>/.well-known/acme-challenge/<token> on port 80 (RFC 8555 §8.3). Not for
+    /// wildcard names.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub http01: Option<Http01>,
 }
 
-/// Which names a solver is for.
+/// Which names a solver is for: all that is set must fit.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SolverSelector {
-    /// Labels of the Certificate.
+    /// Labels that the Certificate must have, all of them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 64))]
     pub match_labels: BTreeMap<String, String>,
-    /// Names.
+
+    /// Names as the Certificate has them: exactly these, such as shop.example.com.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "schema::selector_names")]
     pub dns_names: Vec<String>,
-    /// Zones.
+
+    /// Zones: example.com stands for itself and every name below it. The longest that fits wins.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "schema::selector_zones")]
     pub dns_zones: Vec<String>,
 }
 
 /// HTTP-01 (RFC 8555 §8.3).
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[x_kube(
+    validation = Rule::new("has(self.ingress) != has(self.existingRoute)")
+        .message("write one of ingress: {} and existingRoute: {}: how the CA's request gets to Waxwing")
+)]
 #[serde(rename_all = "camelCase")]
 pub struct Http01 {
-    /// Route the challenges by an Ingress.
+    /// Waxwing makes an Ingress for the path /.well-known/acme-challenge/ of the name, in its own namespace, and
+    /// removes it when it is no longer used. ingress: {} takes the default ingress class.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ingress: Option<Http01Ingress>,
-    /// The edge already routes the challenges.
+
+    /// Experimental. Your ingress controller, gateway or load balancer sends /.well-known/acme-challenge/ of every
+    /// name to Waxwing's solver Service already: nothing is made, and issuing is fastest. Write existingRoute: {}.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub existing_route: Option<ExistingRoute>,
 }
@@ -135,13 +215,20 @@ pub struct Http01 {
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Http01Ingress {
-    /// Class of the Ingress.
+    /// The IngressClass of the ingress controller that serves the names on port 80.
+    /// Default: the cluster's default IngressClass.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = schema::object_name("IngressClass"))]
     pub ingress_class_name: Option<String>,
-    /// Who answers.
+
+    /// Experimental. Who answers the CA. Operator: Waxwing itself, by an Ingress in its own namespace; nothing is
+    /// made in the Certificate's. Default: Operator.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub responder: Option<Responder>,
-    /// Path type.
+
+    /// Experimental. The pathType of the Ingress. Prefix: one path for all challenges of a name. Exact: one for each
+    /// challenge, for ingress controllers that prefer the application's own rules. Default: Prefix.
     #[serde(default)]
     pub path_type: PathType,
 }
@@ -149,17 +236,17 @@ pub struct Http01Ingress {
 /// Who answers HTTP-01 challenges.
 #[derive(JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Responder {
-    /// Waxwing's own Service.
+    /// Waxwing's own Service, by an Ingress in Waxwing's namespace.
     Operator,
 }
 
 /// How the Ingress's path is matched.
 #[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum PathType {
-    /// One path for all tokens.
+    /// One path for all challenges of a name.
     #[default]
     Prefix,
-    /// One path for each token.
+    /// One path for each challenge.
     Exact,
 }
 

@@ -7,61 +7,168 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{GROUP, GoDuration};
+use crate::{GROUP, GoDuration, schema};
 
-/// What is wanted: which names, from which issuer, in which Secret.
+/// Which names are wanted, from which issuer, in which Secret.
 #[derive(CustomResource, KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[kube(
     group = "waxwing.dev",
     version = "v1",
     kind = "Certificate",
+    doc = "A TLS certificate that is kept in a Secret: issued by an ACME CA, and renewed before it expires.",
     namespaced,
     status = "CertificateStatus",
     derive = "PartialEq",
     shortname = "wcert",
     category = "waxwing",
     selectable = ".spec.issuerRef.name",
-    selectable = ".spec.issuerRef.kind"
+    selectable = ".spec.issuerRef.kind",
+    printcolumn(
+        name = "Ready",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Ready")].status"#,
+        description = "Whether the Secret holds a valid certificate and key for this spec."
+    ),
+    printcolumn(
+        name = "Reason",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Ready")].reason"#,
+        description = "Why it is Ready or not."
+    ),
+    printcolumn(
+        name = "Secret",
+        type_ = "string",
+        json_path = ".spec.secretName",
+        description = "The Secret that holds the certificate and its key."
+    ),
+    printcolumn(
+        name = "Issuer",
+        type_ = "string",
+        json_path = ".spec.issuerRef.name",
+        description = "The issuer.",
+        priority = 1
+    ),
+    printcolumn(
+        name = "Expires",
+        type_ = "string",
+        json_path = ".status.notAfter",
+        description = "When the certificate in the Secret expires (UTC)."
+    ),
+    printcolumn(
+        name = "Renews",
+        type_ = "string",
+        json_path = ".status.renewalTime",
+        description = "When it is renewed (UTC).",
+        priority = 1
+    ),
+    printcolumn(
+        name = "Age",
+        type_ = "date",
+        json_path = ".metadata.creationTimestamp",
+        description = "How long ago the Certificate was made."
+    ),
+    printcolumn(
+        name = "Message",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Issuing")].message"#,
+        description = "Where the running attempt is, or why the last one stopped.",
+        priority = 1
+    )
+)]
+#[x_kube(
+    validation = Rule::new("!has(self.commonName) || self.commonName in self.dnsNames")
+        .message("add the commonName to dnsNames too, or leave it out: clients look only at dnsNames")
+        .field_path(".commonName"),
+    validation = Rule::new("!(has(self.renewBefore) && has(self.renewBeforePercentage))")
+        .message("write renewBefore or renewBeforePercentage, not both")
+        .field_path(".renewBeforePercentage")
 )]
 #[serde(rename_all = "camelCase")]
 pub struct CertificateSpec {
-    /// Name of the Secret.
+    /// Name of the Secret that holds the certificate and its key, in the namespace of this Certificate.
+    /// Waxwing makes it, of type kubernetes.io/tls, with the chain in tls.crt (the certificate itself first)
+    /// and the private key in tls.key. It stays when the Certificate is deleted.
+    ///
+    /// A Secret that exists and isn't Waxwing's is left alone (reason SecretNotOwned), unless it is empty,
+    /// carries cert-manager's annotations for a Certificate of this name, or the annotation
+    /// waxwing.dev/adopt: "true". Of two Certificates with the same secretName only the older one is issued
+    /// (reason SecretConflict).
+    #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = schema::object_name("Secret"))]
     pub secret_name: String,
-    /// The issuer.
+
+    /// The issuer that is asked for the certificate. When it is changed, a new certificate is issued at
+    /// once; the old one stays in the Secret until then.
+    #[x_kube(merge_strategy = MapMerge::Atomic)]
     pub issuer_ref: IssuerRef,
-    /// The names.
+
+    /// The DNS names that the certificate is for, 1 to 100, in lower case: such as shop.example.com, or
+    /// *.example.com for all names directly below example.com. When the list is changed, a new certificate is
+    /// issued at once; the order of the names doesn't matter.
+    #[schemars(schema_with = "schema::certificate_names")]
     pub dns_names: Vec<String>,
-    /// Common name.
+
+    /// The common name in the certificate's subject, at most 64 characters. It must be one of dnsNames too.
+    /// Leave it out unless an old client asks for it: CAs are about to stop writing it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 64))]
     pub common_name: Option<String>,
-    /// Renew this long before expiry.
+
+    /// Renew this long before the certificate expires: a duration such as 720h or 1h30m, 5m or more. If it
+    /// isn't shorter than the certificate's lifetime, it is as if it were not set.
+    /// Default: when a third of the lifetime is left; a half if the lifetime is under 10 days.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new(format!("!self.matches('{}') || duration(self) >= duration('5m')", crate::duration::PATTERN))
+        .message("write 5m or more: a renewal needs time to be tried again"))]
     pub renew_before: Option<GoDuration>,
-    /// Renew when this part of the lifetime is left.
+
+    /// Renew when this part of the certificate's lifetime is left, in percent: 1 to 99. With 25, a
+    /// certificate of 90 days is renewed 22.5 days before it expires.
+    /// Default: see renewBefore; only one of the two can be set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 99))]
     pub renew_before_percentage: Option<i32>,
-    /// The private key.
+
+    /// The private key: its algorithm, size and encoding, and whether a renewal makes a new one.
+    /// Default: a new ECDSA P-256 key for each certificate, in PKCS#8.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub private_key: Option<PrivateKey>,
-    /// Labels and annotations of the Secret.
+
+    /// Labels and annotations that the Secret has beside Waxwing's own. They are kept in sync: what is removed
+    /// here is removed there. Labels and annotations that others write to the Secret are left alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret_template: Option<SecretTemplate>,
-    /// ACME profile.
+
+    /// Experimental. The ACME profile that the CA is asked for, such as shortlived; it overrides the
+    /// issuer's. A profile that the CA doesn't offer fails the issuance. The CA's directory lists what it offers.
+    /// Default: the issuer's profile; if it has none, the CA decides.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 64))]
     pub profile: Option<String>,
-    /// Usages.
+
+    /// What the key may be used for. Without effect: an ACME CA decides it. The uses that a certificate of a TLS
+    /// server has are accepted here, so that Certificates written for cert-manager stay as they are.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 3))]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
     pub usages: Vec<KeyUsage>,
-    /// Must be false.
+
+    /// Whether the certificate is a CA's. Only false is accepted: ACME CAs issue none that are.
+    /// Default: false.
     #[serde(default, rename = "isCA", skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("!self")
+        .message("remove isCA: an ACME CA issues no CA certificates; for a CA of your own use cert-manager's CA issuer"))]
     pub is_ca: Option<bool>,
-    /// Accepted, without effect.
+
+    /// Without effect: Waxwing keeps no CertificateRequests whose number would need a limit. Accepted, so that
+    /// Certificates written for cert-manager stay as they are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
     pub revision_history_limit: Option<i32>,
 }
 
 impl CertificateSpec {
-    /// The private key that is wanted, with the defaults if the spec doesn't say.
+    /// The private key that is wanted, with the defaults where the spec doesn't say.
     pub fn key(&self) -> PrivateKey {
         self.private_key.clone().unwrap_or_default()
     }
@@ -72,17 +179,27 @@ impl CertificateSpec {
 #[serde(rename_all = "camelCase")]
 pub struct IssuerRef {
     /// Name of the issuer.
+    #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = schema::object_name("Issuer or ClusterIssuer"))]
     pub name: String,
-    /// Kind of the issuer.
+
+    /// Kind of the issuer: Issuer, in the namespace of the Certificate, or ClusterIssuer, which serves all
+    /// namespaces. Default: Issuer.
     #[serde(default)]
     pub kind: IssuerKind,
-    /// API group of the issuer.
+
+    /// API group of the issuer: waxwing.dev. Default: waxwing.dev.
     #[serde(default = "group", skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
+    #[x_kube(validation = Rule::new(format!("self == '{GROUP}'"))
+        .message("write waxwing.dev, or leave the group out; an issuer of cert-manager.io can't be used: make an Issuer or ClusterIssuer of waxwing.dev with the same spec.acme, and name that"))]
     pub group: Option<String>,
 }
 
 /// The two kinds of issuer.
-#[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 pub enum IssuerKind {
     /// In the namespace of the Certificate.
     #[default]
@@ -102,18 +219,38 @@ impl fmt::Display for IssuerKind {
 
 /// How the private key is made and kept.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[x_kube(
+    validation = Rule::new("!has(self.size) || self.algorithm != 'RSA' || self.size in [2048, 3072, 4096]")
+        .message("write 2048, 3072 or 4096: the sizes of an RSA key")
+        .field_path(".size"),
+    validation = Rule::new("!has(self.size) || self.algorithm != 'ECDSA' || self.size in [256, 384, 521]")
+        .message("write 256, 384 or 521: the sizes of an ECDSA key; for an RSA key also write algorithm: RSA")
+        .field_path(".size"),
+    validation = Rule::new("!has(self.size) || self.algorithm != 'Ed25519'")
+        .message("remove the size: an Ed25519 key has only one")
+        .field_path(".size"),
+    validation = Rule::new("self.encoding != 'PKCS1' || self.algorithm != 'Ed25519'")
+        .message("write PKCS8: an Ed25519 key has no other encoding")
+        .field_path(".encoding")
+)]
 #[serde(rename_all = "camelCase")]
 pub struct PrivateKey {
-    /// New key at each issuance or not.
+    /// Always: each new certificate has a new key. Never: a renewal keeps the key in the Secret as long as it
+    /// fits algorithm and size. Default: Always.
     #[serde(default)]
     pub rotation_policy: RotationPolicy,
-    /// Algorithm.
+
+    /// RSA, ECDSA or Ed25519. Public CAs don't certify Ed25519 keys. Default: ECDSA.
     #[serde(default)]
     pub algorithm: PrivateKeyAlgorithm,
-    /// Size in bits.
+
+    /// Size of the key in bits. RSA: 2048, 3072 or 4096. ECDSA: 256, 384 or 521, the curves P-256, P-384 and
+    /// P-521. Ed25519: none. Default: 2048 for RSA, 256 for ECDSA.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub size: Option<i32>,
-    /// Encoding.
+
+    /// How tls.key is written. PKCS8: the same form for all algorithms. PKCS1: the older one, PKCS#1 for RSA and
+    /// SEC 1 for ECDSA. Default: PKCS8.
     #[serde(default)]
     pub encoding: PrivateKeyEncoding,
 }
@@ -138,7 +275,7 @@ pub enum PrivateKeyAlgorithm {
     #[default]
     #[serde(rename = "ECDSA")]
     Ecdsa,
-    /// Ed25519.
+    /// Ed25519 (RFC 8410).
     Ed25519,
 }
 
@@ -154,7 +291,7 @@ pub enum PrivateKeyEncoding {
     Pkcs8,
 }
 
-/// A use of the key that a TLS server certificate has anyway.
+/// A use of the key that a certificate of a TLS server has anyway.
 #[derive(JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum KeyUsage {
     /// RFC 5280 §4.2.1.3 `digitalSignature`.
@@ -172,58 +309,79 @@ pub enum KeyUsage {
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SecretTemplate {
-    /// Annotations.
+    /// Annotations of the Secret, at most 64. Keys under waxwing.dev/ and cert-manager.io/ are refused.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 64))]
+    #[x_kube(validation = schema::not_reserved())]
     pub annotations: BTreeMap<String, String>,
-    /// Labels.
+
+    /// Labels of the Secret, at most 64. Keys under waxwing.dev/ and cert-manager.io/, and
+    /// app.kubernetes.io/managed-by, are refused.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 64))]
+    #[x_kube(validation = schema::not_reserved())]
+    #[x_kube(validation = Rule::new("!('app.kubernetes.io/managed-by' in self)")
+        .message("remove app.kubernetes.io/managed-by: its value is waxwing"))]
     pub labels: BTreeMap<String, String>,
 }
 
-/// What is.
+/// The certificate in the Secret, and how the last attempt went. Written by Waxwing alone.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CertificateStatus {
-    /// Conditions.
+    /// Ready is about the Secret: True while it holds a valid certificate and key for this spec, whatever the
+    /// last attempt did. Issuing is about the attempt: True while one runs, with where it is; False when none does,
+    /// with why the last one stopped.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "schema::conditions")]
     pub conditions: Vec<Condition>,
-    /// Start of validity.
+
+    /// From when on the certificate in the Secret is valid.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_before: Option<Time>,
-    /// End of validity.
+
+    /// When the certificate in the Secret expires.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_after: Option<Time>,
-    /// When it is renewed.
+
+    /// When the certificate is renewed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub renewal_time: Option<Time>,
-    /// Serial number.
+
+    /// Serial number of the certificate in the Secret: hexadecimal, lower case, without colons.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub serial_number: Option<String>,
-    /// Number of issuances.
+
+    /// How many certificates have been issued for this Certificate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<i64>,
-    /// Who issued.
+
+    /// The issuer that issued the certificate in the Secret.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub issuer_ref: Option<IssuerRef>,
-    /// ACME.
+
+    /// The ACME side of the running or last attempt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub acme: Option<CertificateAcmeStatus>,
-    /// Failed attempts in a row.
+
+    /// How many attempts have failed since the last one that succeeded, or since the spec was changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failed_issuance_attempts: Option<i32>,
-    /// When the last attempt failed.
+
+    /// When the last attempt failed. Absent if it succeeded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_failure_time: Option<Time>,
-    /// When the next attempt begins.
+
+    /// When the next attempt begins after one that failed. A change of the spec starts one at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_attempt_time: Option<Time>,
 }
 
-/// The ACME side of the last or current issuance.
+/// The ACME side of an issuance.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CertificateAcmeStatus {
-    /// URL of the order.
+    /// URL of the ACME order, for support requests to the CA.
     #[serde(default, rename = "orderURL", skip_serializing_if = "Option::is_none")]
     pub order_url: Option<String>,
 }

@@ -4,6 +4,7 @@ use std::{borrow::Cow, fmt, str::FromStr, time::Duration};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use thiserror::Error;
 
 /// A duration in the syntax of Go's `time.ParseDuration`, such as `720h` or `1h30m`; never negative.
 ///
@@ -119,19 +120,13 @@ impl JsonSchema for GoDuration {
 }
 
 /// A text that isn't a duration in Go's syntax.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{0:?} is not a duration: write hours, minutes and seconds, such as 720h or 1h30m")]
 pub struct ParseDurationError(String);
 
-impl fmt::Display for ParseDurationError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?} is not a duration: write hours, minutes and seconds, such as 720h or 1h30m", self.0)
-    }
-}
-
-impl std::error::Error for ParseDurationError {}
-
 /// What the API server accepts: bounded, so that its `duration()` can't overflow on one part.
-pub(crate) const PATTERN: &str = "^([0-9]{1,6}([.][0-9]{1,9})?h|[0-9]{1,8}([.][0-9]{1,9})?(m|s|ms|us|µs|ns))+$";
+pub(crate) const PATTERN: &str =
+    "^([0-9]{1,6}([.][0-9]{1,9})?h|[0-9]{1,8}([.][0-9]{1,9})?(m|s|ms|us|µs|ns))+$";
 
 /// The first number and unit of `text` in nanoseconds, and what follows.
 fn next_part(text: &str) -> Option<(u128, &str)> {
@@ -155,20 +150,16 @@ fn next_part(text: &str) -> Option<(u128, &str)> {
         "h" => 3_600_000_000_000,
         _ => return None,
     };
-    let whole: u128 = if whole.is_empty() { 0 } else { whole.parse().ok()? };
-    let mut nanos = whole.checked_mul(unit)?;
-    // What is finer than a nanosecond of an hour is cut off.
-    let mut scale = unit;
-    for digit in decimals.bytes().take(13) {
-        nanos = nanos.checked_add(unit_digit(digit, &mut scale, unit))?;
-    }
+    let mut nanos = decimal(whole)?.checked_mul(unit)?;
+    // More digits than that are finer than a nanosecond of an hour; like Go, they are cut off.
+    let decimals = decimals.get(..18).unwrap_or(decimals);
+    let scale = 10_u128.pow(u32::try_from(decimals.len()).ok()?);
+    nanos = nanos.checked_add(decimal(decimals)?.checked_mul(unit)? / scale)?;
     Some((nanos, rest))
 }
 
-/// The worth of one more decimal digit; `scale` goes from the unit down by ten each time.
-fn unit_digit(digit: u8, scale: &mut u128, _unit: u128) -> u128 {
-    *scale /= 10;
-    u128::from(digit - b'0') * *scale
+fn decimal(digits: &str) -> Option<u128> {
+    if digits.is_empty() { Some(0) } else { digits.parse().ok() }
 }
 
 /// `.` and the digits of `value`, `digits` long, without trailing zeros; nothing for zero.
@@ -178,4 +169,89 @@ fn fraction(value: u32, digits: u32) -> String {
     }
     let width = digits as usize;
     format!(".{value:0width$}").trim_end_matches('0').to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn reads_what_go_reads() {
+        for (text, nanos) in [
+            ("0", 0),
+            ("0s", 0),
+            ("720h", 2_592_000_000_000_000),
+            ("1h30m", 5_400_000_000_000),
+            ("1.5h", 5_400_000_000_000),
+            (".5m", 30_000_000_000),
+            ("1.m", 60_000_000_000),
+            ("1m0.000000001s", 60_000_000_001),
+            ("100ms", 100_000_000),
+            ("1us2µs3μs", 6_000),
+            ("5m5m", 600_000_000_000),
+            ("0.3333333333333333333h", 1_199_999_999_999),
+            ("9223372036854775807ns", i64::MAX),
+        ] {
+            assert_eq!(
+                text.parse::<GoDuration>().unwrap().get().as_nanos(),
+                nanos.cast_unsigned().into(),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn refuses_what_go_refuses_and_negative_ones() {
+        for text in [
+            "",
+            "1",
+            "h",
+            ".h",
+            "3d",
+            "1 h",
+            " 1h",
+            "-1h",
+            "+1h",
+            "1h30",
+            "1.5.5h",
+            "9223372036854775808ns",
+            "2562048h",
+        ] {
+            assert!(text.parse::<GoDuration>().is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn prints_as_go_prints() {
+        for (nanos, text) in [
+            (0, "0s"),
+            (1, "1ns"),
+            (1_500, "1.5µs"),
+            (100_000_000, "100ms"),
+            (1_500_000_000, "1.5s"),
+            (60_000_000_000, "1m0s"),
+            (2_592_000_000_000_000, "720h0m0s"),
+            (3_600_000_000_001, "1h0m0.000000001s"),
+        ] {
+            assert_eq!(GoDuration::from(Duration::from_nanos(nanos)).to_string(), text);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn round_trip(nanos in prop_oneof![0..=i64::MAX, 0..10_000_000_000_i64]) {
+            let duration = GoDuration::from(Duration::from_nanos(nanos.cast_unsigned()));
+            prop_assert_eq!(duration.to_string().parse::<GoDuration>(), Ok(duration));
+            let json = serde_json::to_string(&duration).unwrap();
+            prop_assert_eq!(serde_json::from_str::<GoDuration>(&json).unwrap(), duration);
+        }
+
+        #[test]
+        fn never_panics(text in "[0-9.hmsuµn -]{0,40}|.{0,20}") {
+            let _ = text.parse::<GoDuration>();
+        }
+    }
 }

@@ -4,46 +4,128 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector};
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
-use crate::{Acme, IssuerKind};
+use crate::{Acme, IssuerKind, schema};
 
-/// What is wanted of an issuer for its own namespace.
+/// Which CA is asked, by which account, for the namespace of the Issuer.
 #[derive(CustomResource, KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[kube(
     group = "waxwing.dev",
     version = "v1",
     kind = "Issuer",
+    doc = "An ACME CA and an account there, for the Certificates of one namespace. For all namespaces: ClusterIssuer.",
     namespaced,
     status = "IssuerStatus",
     derive = "PartialEq",
     shortname = "wiss",
-    category = "waxwing"
+    category = "waxwing",
+    printcolumn(
+        name = "Ready",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Ready")].status"#,
+        description = "Whether the account at the CA can be used."
+    ),
+    printcolumn(
+        name = "Reason",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Ready")].reason"#,
+        description = "Why it is Ready or not."
+    ),
+    printcolumn(
+        name = "Server",
+        type_ = "string",
+        json_path = ".spec.acme.server",
+        description = "The CA's ACME directory.",
+        priority = 1
+    ),
+    printcolumn(
+        name = "Age",
+        type_ = "date",
+        json_path = ".metadata.creationTimestamp",
+        description = "How long ago the issuer was made."
+    ),
+    printcolumn(
+        name = "Message",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Ready")].message"#,
+        description = "What is wrong and what to do, or the account's URL.",
+        priority = 1
+    )
+)]
+#[x_kube(
+    validation = Rule::new("!has(self.allow) || !self.allow.exists(entry, has(entry.namespaceSelector))")
+        .message("remove namespaceSelector: an Issuer serves its own namespace alone; for others make a ClusterIssuer")
+        .field_path(".allow")
 )]
 #[serde(rename_all = "camelCase")]
 pub struct IssuerSpec {
-    /// The CA and the account.
+    /// The ACME CA, the account there, and how its challenges are solved.
     pub acme: Acme,
-    /// Who may have which names.
+
+    /// Experimental. Limits the issuer to some names: each name of a Certificate must fit an entry (else reason
+    /// NotAllowed). It never admits a name that Ingresses, Gateways or routes of other namespaces claim; only a
+    /// ClusterIssuer's can. Default: all names that no other namespace claims.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 100))]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
     pub allow: Vec<AllowRule>,
 }
 
-/// What is wanted of an issuer for all namespaces.
+/// Which CA is asked, by which account, for all namespaces.
 #[derive(CustomResource, KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[kube(
     group = "waxwing.dev",
     version = "v1",
     kind = "ClusterIssuer",
+    doc = "An ACME CA and an account there, for the Certificates of all namespaces. Its Secrets are in Waxwing's own namespace.",
     status = "IssuerStatus",
     derive = "PartialEq",
     shortname = "wciss",
-    category = "waxwing"
+    category = "waxwing",
+    printcolumn(
+        name = "Ready",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Ready")].status"#,
+        description = "Whether the account at the CA can be used."
+    ),
+    printcolumn(
+        name = "Reason",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Ready")].reason"#,
+        description = "Why it is Ready or not."
+    ),
+    printcolumn(
+        name = "Server",
+        type_ = "string",
+        json_path = ".spec.acme.server",
+        description = "The CA's ACME directory.",
+        priority = 1
+    ),
+    printcolumn(
+        name = "Age",
+        type_ = "date",
+        json_path = ".metadata.creationTimestamp",
+        description = "How long ago the issuer was made."
+    ),
+    printcolumn(
+        name = "Message",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Ready")].message"#,
+        description = "What is wrong and what to do, or the account's URL.",
+        priority = 1
+    )
 )]
 #[serde(rename_all = "camelCase")]
 pub struct ClusterIssuerSpec {
-    /// The CA and the account.
+    /// The ACME CA, the account there, and how its challenges are solved.
     pub acme: Acme,
-    /// Who may have which names.
+
+    /// Experimental. Which namespaces may have which names. Each name of a Certificate must fit an entry whose
+    /// namespaceSelector fits its namespace (else reason NotAllowed); then it is issued even if Ingresses, Gateways or
+    /// routes of other namespaces claim it (else reason NameOwnedElsewhere).
+    /// Default: every namespace may have every name that no other namespace claims.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 100))]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
     pub allow: Vec<AllowRule>,
 }
 
@@ -95,21 +177,29 @@ impl AcmeIssuer for ClusterIssuer {
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct AllowRule {
-    /// Which namespaces.
+    /// The namespaces, by their labels; the label kubernetes.io/metadata.name holds a namespace's name.
+    /// Default: all namespaces.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(merge_strategy = MapMerge::Atomic)]
     pub namespace_selector: Option<LabelSelector>,
-    /// Which names.
+
+    /// The names: shop.example.com is that name alone; *.example.com is every name below example.com, however
+    /// deep, and wildcards there, but not example.com itself; * is every name.
+    #[schemars(schema_with = "schema::allowed_names")]
     pub dns_names: Vec<String>,
 }
 
-/// What is, of an issuer.
+/// The account at the CA. Written by Waxwing alone.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct IssuerStatus {
-    /// Conditions.
+    /// Ready is True while the account is registered and can be used; else its reason and message say what
+    /// is wrong and what to do.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "schema::conditions")]
     pub conditions: Vec<Condition>,
-    /// ACME.
+
+    /// The account at the CA.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub acme: Option<IssuerAcmeStatus>,
 }
@@ -121,10 +211,12 @@ pub struct IssuerAcmeStatus {
     /// URL of the account.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uri: Option<String>,
-    /// The email that the CA last accepted.
+
+    /// The email address that the CA last accepted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_registered_email: Option<String>,
-    /// SHA-256 of the account's public key.
+
+    /// SHA-256 of the account's public key, which tells when the key was exchanged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_private_key_hash: Option<String>,
 }

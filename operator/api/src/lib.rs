@@ -41,7 +41,8 @@ pub use certificate::{
 pub use crds::{Manifest, crds, manifests};
 pub use duration::{GoDuration, ParseDurationError};
 pub use issuer::{
-    AcmeIssuer, AllowRule, ClusterIssuer, ClusterIssuerSpec, Issuer, IssuerAcmeStatus, IssuerSpec, IssuerStatus,
+    AcmeIssuer, AllowRule, ClusterIssuer, ClusterIssuerSpec, Issuer, IssuerAcmeStatus, IssuerSpec,
+    IssuerStatus,
 };
 
 /// The API group of every kind in this crate.

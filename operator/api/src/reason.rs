@@ -33,6 +33,10 @@ pub const NAME_OWNED_ELSEWHERE: &str = "NameOwnedElsewhere";
 pub const NOT_ALLOWED: &str = "NotAllowed";
 /// Issuing, `False`: a Secret of that name exists that isn't Waxwing's to write.
 pub const SECRET_NOT_OWNED: &str = "SecretNotOwned";
+/// Issuing, `False`: the Secret is Waxwing's to write but can't be written: immutable, or of another type.
+pub const SECRET_UNUSABLE: &str = "SecretUnusable";
+/// Issuing, `False`: the spec asks for what can't be; only an object older than a rule can.
+pub const INVALID_SPEC: &str = "InvalidSpec";
 /// Issuing, `False`: another Certificate writes the same Secret.
 pub const SECRET_CONFLICT: &str = "SecretConflict";
 /// Issuing, `False`: the last attempt failed, and only a change can make it pass.

@@ -1,1 +1,137 @@
-//! Pieces of schema.
+//! Pieces of schema that more than one type uses: each is a limit, a rule, and words that say what to
+//! write instead. Every string and list that a rule reads has a maximum, because the API server
+//! refuses rules that could cost too much on the largest object.
+
+use kube::core::Rule;
+use schemars::{Schema, SchemaGenerator, json_schema};
+use serde_json::{Value, json};
+
+/// One label of a DNS name (RFC 1123 §2.1), lower case.
+const LABEL: &str = "[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?";
+
+/// At most as many as Let's Encrypt puts into one certificate.
+const MAX_NAMES: usize = 100;
+
+/// `spec.dnsNames` of a Certificate.
+pub(crate) fn certificate_names(_: &mut SchemaGenerator) -> Schema {
+    let mut schema = names(
+        &[
+            rule(
+                &format!("self.matches('^([*][.])?({LABEL}[.])*{LABEL}$')"),
+                "write a lower-case DNS name such as shop.example.com or *.example.com: no scheme, port, path or \
+                 trailing dot, and international names in their xn-- form",
+            ),
+            rule(
+                "!self.matches('(^|[.])[0-9]+$')",
+                "this is an IP address, and only DNS names can be certified: write a name such as shop.example.com",
+            ),
+        ],
+        MAX_NAMES,
+    );
+    schema.insert("minItems".into(), 1.into());
+    schema.insert(
+        "x-kubernetes-validations".into(),
+        json!([rule(
+            "self.all(a, self.exists_one(b, a == b))",
+            "remove the names that are repeated: each can be listed once"
+        )]),
+    );
+    schema
+}
+
+/// `dnsNames` in the selector of a solver.
+pub(crate) fn selector_names(_: &mut SchemaGenerator) -> Schema {
+    names(
+        &[rule(
+            &format!("self.matches('^([*][.])?({LABEL}[.])*{LABEL}$')"),
+            "write the name as the Certificate has it, in lower case, such as shop.example.com; for all names of a \
+             zone use dnsZones",
+        )],
+        MAX_NAMES,
+    )
+}
+
+/// `dnsZones` in the selector of a solver.
+pub(crate) fn selector_zones(_: &mut SchemaGenerator) -> Schema {
+    names(
+        &[rule(
+            &format!("self.matches('^({LABEL}[.])*{LABEL}$')"),
+            "write the zone in lower case and without \"*.\", such as example.com: it stands for all names in it",
+        )],
+        MAX_NAMES,
+    )
+}
+
+/// `dnsNames` of an allow rule. Its lists multiply, so the pattern is a short one.
+pub(crate) fn allowed_names(_: &mut SchemaGenerator) -> Schema {
+    let mut schema = names(
+        &[rule(
+            "self.matches('^([*]|([*][.])?[a-z0-9]([-.a-z0-9]*[a-z0-9])?)$')",
+            "write a lower-case DNS name such as shop.example.com, *.example.com for every name below it, or * for \
+             every name",
+        )],
+        64,
+    );
+    schema.insert("minItems".into(), 1.into());
+    schema
+}
+
+/// `caBundle`: base64, but not `format: byte`, whose refusal wouldn't say what to do.
+pub(crate) fn ca_bundle(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "string",
+        "minLength": 1,
+        "maxLength": 262_144,
+        "x-kubernetes-validations": [rule(
+            "self.matches('^[A-Za-z0-9+/]+={0,2}$')",
+            "write the PEM text in base64 and on one line, as `base64 -w0 ca.pem` prints it",
+        )],
+    })
+}
+
+/// `conditions`: merged by type, so that each writer keeps its own.
+pub(crate) fn conditions(generator: &mut SchemaGenerator) -> Schema {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+
+    let mut schema = generator.subschema_for::<Vec<Condition>>();
+    schema.insert("x-kubernetes-list-type".into(), "map".into());
+    schema.insert("x-kubernetes-list-map-keys".into(), json!(["type"]));
+    schema
+}
+
+/// The name of another object must be one that an object can have.
+pub(crate) fn object_name(kind: &str) -> Rule {
+    Rule::new(format!("self.matches('^({LABEL}[.])*{LABEL}$')"))
+        .message(format!("write the name of the {kind}: lower-case letters, digits, '-' and '.'").as_str())
+}
+
+/// A key in the data of a Secret must be one that it can have.
+pub(crate) fn data_key() -> Rule {
+    Rule::new("self.matches('^[-._a-zA-Z0-9]+$')")
+        .message("write the key in the Secret's data: letters, digits, '-', '_' and '.'")
+}
+
+/// Keys of labels or annotations that only their owner may write.
+pub(crate) fn not_reserved() -> Rule {
+    Rule::new("self.all(key, !key.matches('^([^/]*[.])?(waxwing[.]dev|cert-manager[.]io)/'))").message(
+        "remove the keys under waxwing.dev/ and cert-manager.io/: those are written by the operators alone",
+    )
+}
+
+fn names(rules: &[Value], max_items: usize) -> Schema {
+    json_schema!({
+        "type": "array",
+        "maxItems": max_items,
+        "items": {
+            "type": "string",
+            "minLength": 1,
+            "maxLength": 253,
+            "x-kubernetes-validations": rules,
+        },
+        "x-kubernetes-list-type": "atomic",
+    })
+}
+
+fn rule(rule: &str, message: &str) -> Value {
+    json!({ "rule": rule, "message": message })
+}
