@@ -7,3 +7,4 @@
 //! nor it.
 
 pub mod runtime;
+pub mod solver;

@@ -1,0 +1,105 @@
+//! What is known about ingress controllers, by `spec.controller` of their IngressClass.
+
+/// Annotations of an Ingress.
+pub type Annotations = &'static [(&'static str, &'static str)];
+
+/// How one ingress controller routes challenges.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Controller {
+    /// `spec.controller` of its `IngressClass`, or what that begins with where a `/` and a name may follow.
+    pub controller: &'static str,
+    /// Whether an Ingress in Waxwing's namespace reaches users' hosts; if not, why, and what to do instead.
+    pub foreign_host: Result<(), &'static str>,
+    /// What the route needs to be reached by plain HTTP, whatever is set for the host or the whole controller.
+    pub plain: Annotations,
+    /// What a second route needs, to be reached by HTTPS where the edge redirects all HTTP there.
+    pub redirected: Option<Annotations>,
+}
+
+/// What is known about a controller; for an unknown one, that it does as the Ingress API says.
+pub fn of(controller: Option<&str>) -> &'static Controller {
+    let known = |known: &&Controller| {
+        controller.is_some_and(|name| {
+            name.strip_prefix(known.controller).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        })
+    };
+    TABLE.iter().find(known).unwrap_or(&UNKNOWN)
+}
+
+const UNKNOWN: Controller = Controller { controller: "", foreign_host: Ok(()), plain: &[], redirected: None };
+
+const ONE_NAMESPACE: &str = "it serves a host from one namespace alone, so a challenge can't be routed to Waxwing's; \
+     route /.well-known/acme-challenge/ to Waxwing yourself and use http01.existingRoute";
+const PER_INGRESS: &str = "it makes a load balancer for each Ingress, so a route made for a challenge would not be \
+     where the name points; route /.well-known/acme-challenge/ to Waxwing yourself and use http01.existingRoute";
+
+const TABLE: &[Controller] = &[
+    // https://kubernetes.github.io/ingress-nginx/user-guide/nginx-configuration/annotations/
+    Controller {
+        controller: "k8s.io/ingress-nginx",
+        plain: &[
+            ("nginx.ingress.kubernetes.io/force-ssl-redirect", "false"),
+            ("nginx.ingress.kubernetes.io/ssl-redirect", "false"),
+            ("nginx.ingress.kubernetes.io/whitelist-source-range", "0.0.0.0/0,::/0"),
+        ],
+        ..UNKNOWN
+    },
+    // An entry point that redirects all HTTP does so before any router of an Ingress; and a router
+    // with TLS answers HTTPS alone. So there are two.
+    Controller {
+        controller: "traefik.io/ingress-controller",
+        redirected: Some(&[("traefik.ingress.kubernetes.io/router.tls", "true")]),
+        ..UNKNOWN
+    },
+    // https://github.com/haproxytech/kubernetes-ingress
+    Controller {
+        controller: "haproxy.org/ingress-controller",
+        plain: &[("haproxy.org/ssl-redirect", "false")],
+        ..UNKNOWN
+    },
+    // https://haproxy-ingress.github.io/docs/configuration/keys/
+    Controller {
+        controller: "haproxy-ingress.github.io/controller",
+        plain: &[
+            ("haproxy-ingress.github.io/ssl-redirect", "false"),
+            ("haproxy-ingress.github.io/whitelist-source-range", "0.0.0.0/0,::/0"),
+        ],
+        ..UNKNOWN
+    },
+    // Redirects only where an Ingress of its own says so.
+    Controller {
+        controller: "projectcontour.io",
+        plain: &[("ingress.kubernetes.io/force-ssl-redirect", "false")],
+        ..UNKNOWN
+    },
+    Controller {
+        controller: "ingress-controllers.konghq.com/kong",
+        plain: &[("konghq.com/protocols", "http,https"), ("konghq.com/strip-path", "false")],
+        ..UNKNOWN
+    },
+    Controller { controller: "nginx.org/ingress-controller", foreign_host: Err(ONE_NAMESPACE), ..UNKNOWN },
+    Controller { controller: "openshift.io/ingress-to-route", foreign_host: Err(ONE_NAMESPACE), ..UNKNOWN },
+    Controller { controller: "ingress.k8s.aws/alb", foreign_host: Err(PER_INGRESS), ..UNKNOWN },
+    Controller { controller: "k8s.io/ingress-gce", foreign_host: Err(PER_INGRESS), ..UNKNOWN },
+];
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+    use super::*;
+
+    #[test]
+    fn controllers_are_found_by_name() {
+        assert_eq!(of(Some("k8s.io/ingress-nginx")).plain.len(), 3);
+        assert_eq!(
+            of(Some("haproxy.org/ingress-controller/haproxy")).controller,
+            "haproxy.org/ingress-controller"
+        );
+        assert!(of(Some("traefik.io/ingress-controller")).redirected.is_some());
+        assert!(of(Some("ingress.k8s.aws/alb")).foreign_host.is_err());
+        assert_eq!(of(Some("k8s.io/ingress-nginx-of-mine")), &UNKNOWN);
+        assert_eq!(of(Some("example.com/mine")), &UNKNOWN);
+        assert_eq!(of(None), &UNKNOWN);
+    }
+}

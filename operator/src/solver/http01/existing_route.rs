@@ -1,0 +1,59 @@
+//! `http01.existingRoute`: the edge already sends challenges to the responder, so there is nothing to make.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use waxwing_acme::{Challenge, ChallengeType, Evidence, Presented, Solver, SolverError};
+
+use crate::solver::SolverContext;
+
+/// Solves by a route that is there already.
+#[derive(Clone, Debug)]
+pub struct ExistingRoute {
+    context: Arc<SolverContext>,
+}
+
+impl ExistingRoute {
+    /// The solver.
+    pub fn new(context: &Arc<SolverContext>) -> Self {
+        Self { context: Arc::clone(context) }
+    }
+}
+
+#[async_trait]
+impl Solver for ExistingRoute {
+    fn id(&self) -> String {
+        "http-01/existing-route".to_owned()
+    }
+
+    fn challenge_type(&self) -> ChallengeType {
+        ChallengeType::Http01
+    }
+
+    fn record(&self, challenge: &Challenge) -> Presented {
+        let host = challenge.identifier.to_string();
+        Presented {
+            identifier: host.clone(),
+            challenge_type: ChallengeType::Http01,
+            solver: self.id(),
+            value: host,
+        }
+    }
+
+    async fn present(&self, _: &Challenge) -> Result<(), SolverError> {
+        // The order Secret, saved before, is all that the responder needs.
+        Ok(())
+    }
+
+    async fn self_check(&self, challenge: &Challenge) -> Evidence {
+        let host = challenge.identifier.to_string();
+        let evidence =
+            self.context.self_check.http01(&host, &challenge.token, &challenge.key_authorization).await;
+        self.context.metrics.self_check(evidence.elapsed);
+        evidence
+    }
+
+    async fn clean_up(&self, _: &Presented) -> Result<(), SolverError> {
+        Ok(())
+    }
+}

@@ -1,0 +1,206 @@
+//! Answers HTTP-01 challenges (RFC 8555 §8.3) for hosts with an open order.
+//!
+//! There is no store of tokens: the answer to any token is the token and the thumbprint of the
+//! account whose order is open for that host. The order Secrets say which that is, in a namespace
+//! that no tenant writes to.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    extract::{Path, State},
+    http::{
+        HeaderMap, StatusCode, Uri,
+        header::{CACHE_CONTROL, CONTENT_TYPE, HOST},
+        uri::Authority,
+    },
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use tokio::{net::TcpListener, sync::Semaphore, time::sleep};
+use tokio_util::sync::CancellationToken;
+
+use super::open_orders::OpenOrders;
+use crate::runtime::{
+    admin::ServeError,
+    serve::{Limits, serve},
+};
+
+/// The path that every challenge begins with.
+pub const PATH: &str = "/.well-known/acme-challenge/";
+
+const LIMITS: Limits = Limits {
+    connections: 512,
+    connection_time: Duration::from_secs(30),
+    header_time: Duration::from_secs(5),
+};
+
+/// How long an answer waits for the cache to learn of an order.
+const MISS: Duration = Duration::from_secs(3);
+/// Requests that may wait so at once. Beyond it, unknown hosts get their 404 at once.
+const WAITING: usize = 128;
+/// RFC 8555 sets no upper bound; tokens of public CAs have 43 characters.
+const LONGEST_TOKEN: usize = 256;
+
+/// Serves until `stop`, and then for up to `grace` more while an order is open, so that a CA that
+/// is validating finds its answer while the next process starts.
+pub async fn run(
+    listener: TcpListener,
+    orders: OpenOrders,
+    grace: Duration,
+    stop: CancellationToken,
+) -> Result<(), ServeError> {
+    let end = CancellationToken::new();
+    let linger = {
+        let (orders, end) = (orders.clone(), end.clone());
+        async move {
+            stop.cancelled().await;
+            tokio::select! {
+                () = none_open(&orders) => {}
+                () = sleep(grace) => {}
+            }
+            end.cancel();
+        }
+    };
+    let what = "HTTP-01 responder";
+    let serving = serve(listener, router(orders), LIMITS, end);
+    let (served, ()) = tokio::join!(serving, linger);
+    served.map_err(|source| ServeError::Serve { what, source })
+}
+
+async fn none_open(orders: &OpenOrders) {
+    let mut changed = orders.changed();
+    while !orders.is_empty() {
+        if changed.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+#[derive(Clone)]
+struct Responder {
+    orders: OpenOrders,
+    waiting: Arc<Semaphore>,
+}
+
+fn router(orders: OpenOrders) -> Router {
+    let responder = Responder { orders, waiting: Arc::new(Semaphore::new(WAITING)) };
+    Router::new().route(&format!("{PATH}{{token}}"), get(answer)).with_state(responder)
+}
+
+async fn answer(
+    State(responder): State<Responder>,
+    Path(token): Path<String>,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Response {
+    let header = headers.get(HOST).and_then(|value| value.to_str().ok());
+    let Some(host) = uri.authority().map(Authority::as_str).or(header).and_then(normal_host) else {
+        return unknown();
+    };
+    if !is_token(&token) {
+        return unknown();
+    }
+    let thumbprint = match responder.orders.thumbprint(&host) {
+        Some(thumbprint) => Some(thumbprint),
+        None => match responder.waiting.try_acquire() {
+            Ok(_permit) => responder.orders.wait_for_thumbprint(&host, MISS).await,
+            Err(_) => None,
+        },
+    };
+    let Some(thumbprint) = thumbprint else {
+        tracing::debug!(host, "asked for a challenge of a host without an open order");
+        return unknown();
+    };
+    tracing::debug!(host, "answered a challenge");
+    let headers = [(CONTENT_TYPE, "text/plain; charset=utf-8"), (CACHE_CONTROL, "no-store")];
+    (headers, format!("{token}.{thumbprint}")).into_response()
+}
+
+fn unknown() -> Response {
+    (StatusCode::NOT_FOUND, [(CACHE_CONTROL, "no-store")], "no ACME order is open for this host\n")
+        .into_response()
+}
+
+/// A host as the order Secrets write it: lower case, no port, no trailing dot.
+fn normal_host(host: &str) -> Option<String> {
+    let host = host.trim();
+    let name = match host.strip_prefix('[') {
+        // An IPv6 address stands in brackets.
+        Some(rest) => rest.split_once(']')?.0,
+        None => host.split_once(':').map_or(host, |(name, _)| name),
+    };
+    let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
+    (!name.is_empty() && name.len() <= 253).then_some(name)
+}
+
+/// RFC 8555 §8.3: base64url without padding.
+fn is_token(token: &str) -> bool {
+    (1..=LONGEST_TOKEN).contains(&token.len()) && token.bytes().all(super::is_base64url)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+    use axum::{
+        body::{Body, to_bytes},
+        http::Request,
+    };
+    use futures::stream;
+    use tower::ServiceExt;
+
+    use super::*;
+    use crate::{runtime::watch::Change, solver::open_orders::tests::order};
+
+    async fn responder() -> Router {
+        let orders = OpenOrders::default();
+        let secret = Arc::new(order("order-1", 10, "thumb_print-1", "shop.example.com"));
+        orders.follow(stream::iter([Change::Applied(secret)]), Vec::new).await;
+        router(orders)
+    }
+
+    async fn ask(router: &Router, host: &str, path: &str) -> (StatusCode, String) {
+        let request = Request::get(path).header(HOST, host).body(Body::empty()).unwrap();
+        let response = router.clone().oneshot(request).await.unwrap();
+        let status = response.status();
+        let body = to_bytes(response.into_body(), 4096).await.unwrap();
+        (status, String::from_utf8(body.to_vec()).unwrap())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_open_orders_are_answered() {
+        let router = responder().await;
+        let path = "/.well-known/acme-challenge/abc-DEF_123";
+        let good = (StatusCode::OK, "abc-DEF_123.thumb_print-1".to_owned());
+        for host in
+            ["shop.example.com", "SHOP.example.com.", "shop.example.com:80", " shop.example.com.:8080"]
+        {
+            assert_eq!(ask(&router, host, path).await, good, "{host}");
+        }
+        for host in ["other.example.com", "example.com", "", "[", "[::1]:80"] {
+            assert_eq!(ask(&router, host, path).await.0, StatusCode::NOT_FOUND, "{host}");
+        }
+    }
+
+    #[tokio::test]
+    async fn tokens_are_base64url_and_short() {
+        let router = responder().await;
+        let long = "a".repeat(257);
+        for token in ["a%20b", "%3Cscript%3E", "a.b", "a%2Fb", "a+b", "é", long.as_str(), ""] {
+            let token = token.replace('é', "%C3%A9");
+            let path = format!("/.well-known/acme-challenge/{token}");
+            assert_eq!(ask(&router, "shop.example.com", &path).await.0, StatusCode::NOT_FOUND, "{token}");
+        }
+        let path = "/.well-known/acme-challenge/a/b";
+        assert_eq!(ask(&router, "shop.example.com", path).await.0, StatusCode::NOT_FOUND);
+    }
+
+    #[tokio::test]
+    async fn without_open_orders_it_ends_at_once() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stop = CancellationToken::new();
+        stop.cancel();
+        run(listener, OpenOrders::default(), Duration::from_hours(1), stop).await.unwrap();
+    }
+}
