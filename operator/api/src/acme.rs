@@ -22,7 +22,7 @@ pub struct Acme {
     /// for tests, without tight limits: https://acme-staging-v02.api.letsencrypt.org/directory. When it is changed,
     /// the account is registered at the new CA with the same key.
     #[schemars(length(min = 1, max = 2048))]
-    #[x_kube(validation = Rule::new("isURL(self) && url(self).getScheme() == 'https' && url(self).getHostname() != ''")
+    #[x_kube(validation = Rule::new("isURL(self) && self.matches('^https://[^/?#@[:space:]]+([/?#]|$)')")
         .message("write the https URL of the CA's ACME directory, such as https://acme-v02.api.letsencrypt.org/directory"))]
     pub server: String,
 
@@ -70,8 +70,8 @@ pub struct Acme {
     #[schemars(schema_with = "schema::ca_bundle")]
     pub ca_bundle: Option<ByteString>,
 
-    /// Don't verify the server's TLS certificate. Whoever is between can then read and answer what is asked of
-    /// the CA: for tests alone; use caBundle for a private CA. Default: false.
+    /// Don't verify the server's TLS certificate. Anyone on the way to the CA can then answer in its place: for
+    /// tests alone; for a private CA use caBundle. Default: false.
     #[serde(default, rename = "skipTLSVerify", skip_serializing_if = "Option::is_none")]
     pub skip_tls_verify: Option<bool>,
 
@@ -225,6 +225,7 @@ pub struct Http01Ingress {
     /// Experimental. Who answers the CA. Operator: Waxwing itself, by an Ingress in its own namespace; nothing is
     /// made in the Certificate's. Default: Operator.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Responder")]
     pub responder: Option<Responder>,
 
     /// Experimental. The pathType of the Ingress. Prefix: one path for all challenges of a name. Exact: one for each

@@ -109,13 +109,13 @@ pub struct CertificateSpec {
     pub dns_names: Vec<String>,
 
     /// The common name in the certificate's subject, at most 64 characters. It must be one of dnsNames too.
-    /// Leave it out unless an old client asks for it: CAs are about to stop writing it.
+    /// Leave it out unless an old client asks for it: some CAs no longer write it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 64))]
     pub common_name: Option<String>,
 
-    /// Renew this long before the certificate expires: a duration such as 720h or 1h30m, 5m or more. If it
-    /// isn't shorter than the certificate's lifetime, it is as if it were not set.
+    /// Renew this long before the certificate expires: a duration such as 720h or 1h30m, 5m or more. It is
+    /// ignored if the certificate's whole lifetime isn't longer.
     /// Default: when a third of the lifetime is left; a half if the lifetime is under 10 days.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = Rule::new(format!("!self.matches('{}') || duration(self) >= duration('5m')", crate::duration::PATTERN))
@@ -312,13 +312,15 @@ pub struct SecretTemplate {
     /// Annotations of the Secret, at most 64. Keys under waxwing.dev/ and cert-manager.io/ are refused.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 64))]
+    #[x_kube(validation = schema::qualified_keys())]
     #[x_kube(validation = schema::not_reserved())]
     pub annotations: BTreeMap<String, String>,
 
     /// Labels of the Secret, at most 64. Keys under waxwing.dev/ and cert-manager.io/, and
     /// app.kubernetes.io/managed-by, are refused.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("maxProperties" = 64))]
+    #[schemars(schema_with = "schema::labels")]
+    #[x_kube(validation = schema::qualified_keys())]
     #[x_kube(validation = schema::not_reserved())]
     #[x_kube(validation = Rule::new("!('app.kubernetes.io/managed-by' in self)")
         .message("remove app.kubernetes.io/managed-by: its value is waxwing"))]

@@ -57,17 +57,29 @@ fn tidy(schema: &mut JSONSchemaProps) {
     if let Some(description) = &mut schema.description {
         *description = paragraphs(description);
     }
-    for property in schema.properties.iter_mut().flat_map(|properties| properties.values_mut()) {
+    for (name, property) in schema.properties.iter_mut().flatten() {
         tidy(property);
+        if name == "status" {
+            // Shares types with the spec, but no one writes it who needs to be told how.
+            drop_rules(property);
+        }
     }
     match &mut schema.items {
-        Some(JSONSchemaPropsOrArray::Schema(items)) => tidy(items),
-        Some(JSONSchemaPropsOrArray::Schemas(items)) => items.iter_mut().for_each(tidy),
-        None => {}
+        Some(JSONSchemaPropsOrArray::Schema(items)) => {
+            tidy(items);
+            // `kubectl explain` prints it behind the description of the list.
+            items.description = None;
+        }
+        Some(JSONSchemaPropsOrArray::Schemas(_)) | None => {}
     }
     if let Some(JSONSchemaPropsOrBool::Schema(values)) = &mut schema.additional_properties {
         tidy(values);
     }
+}
+
+fn drop_rules(schema: &mut JSONSchemaProps) {
+    schema.x_kubernetes_validations = None;
+    schema.properties.iter_mut().flat_map(|properties| properties.values_mut()).for_each(drop_rules);
 }
 
 /// Joins the lines of each paragraph: where a comment is broken is a matter of the source alone.

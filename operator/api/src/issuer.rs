@@ -180,7 +180,7 @@ pub struct AllowRule {
     /// The namespaces, by their labels; the label kubernetes.io/metadata.name holds a namespace's name.
     /// Default: all namespaces.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[x_kube(merge_strategy = MapMerge::Atomic)]
+    #[schemars(schema_with = "schema::namespace_selector")]
     pub namespace_selector: Option<LabelSelector>,
 
     /// The names: shop.example.com is that name alone; *.example.com is every name below example.com, however

@@ -21,6 +21,12 @@
 //! assert_eq!(certificate.spec.key().algorithm, waxwing_api::PrivateKeyAlgorithm::Ecdsa);
 //! ```
 
+#![allow(
+    clippy::doc_markdown,
+    reason = "the comments are what `kubectl explain` prints: backticks as backticks"
+)]
+#![allow(clippy::duplicated_attributes, reason = "each column of `kubectl get` has a type")]
+
 mod acme;
 mod certificate;
 mod crds;

@@ -76,16 +76,79 @@ pub(crate) fn allowed_names(_: &mut SchemaGenerator) -> Schema {
     schema
 }
 
-/// `caBundle`: base64, but not `format: byte`, whose refusal wouldn't say what to do.
+/// `caBundle`: base64, but not `format: byte`, whose refusal wouldn't say what to do. The pattern is
+/// strict: what passes it can be decoded.
 pub(crate) fn ca_bundle(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "type": "string",
         "minLength": 1,
         "maxLength": 262_144,
         "x-kubernetes-validations": [rule(
-            "self.matches('^[A-Za-z0-9+/]+={0,2}$')",
+            "self.matches('^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/][AQgw]==|[A-Za-z0-9+/]{2}[AEIMQUYcgkosw048]=)?$')",
             "write the PEM text in base64 and on one line, as `base64 -w0 ca.pem` prints it",
         )],
+    })
+}
+
+/// Labels: as many and as long as the API server would let an object have.
+pub(crate) fn labels(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "object",
+        "maxProperties": 64,
+        "additionalProperties": {
+            "type": "string",
+            "maxLength": 63,
+            "x-kubernetes-validations": [rule(
+                "self.matches('^([A-Za-z0-9]([-._A-Za-z0-9]*[A-Za-z0-9])?)?$')",
+                "write a label's value: letters, digits, '-', '_' and '.', a letter or a digit at both ends",
+            )],
+        },
+    })
+}
+
+/// A label selector with the rules that the API server has for its own, so that a bad one is refused
+/// when it is written and not when it is used.
+pub(crate) fn namespace_selector(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "object",
+        "properties": {
+            "matchLabels": {
+                "description": "Labels that the namespace must have, all of them.",
+                "type": "object",
+                "maxProperties": 64,
+                "additionalProperties": { "type": "string", "maxLength": 63 },
+            },
+            "matchExpressions": {
+                "description": "Further conditions on the namespace's labels, all of which must hold.",
+                "type": "array",
+                "maxItems": 16,
+                "x-kubernetes-list-type": "atomic",
+                "items": {
+                    "type": "object",
+                    "required": ["key", "operator"],
+                    "properties": {
+                        "key": { "description": "The label.", "type": "string", "minLength": 1, "maxLength": 317 },
+                        "operator": {
+                            "description": "In and NotIn compare the label with values; Exists and DoesNotExist don't.",
+                            "type": "string",
+                            "enum": ["In", "NotIn", "Exists", "DoesNotExist"],
+                        },
+                        "values": {
+                            "description": "The values for In and NotIn; else none.",
+                            "type": "array",
+                            "maxItems": 64,
+                            "items": { "type": "string", "maxLength": 63 },
+                            "x-kubernetes-list-type": "atomic",
+                        },
+                    },
+                    "x-kubernetes-validations": [rule(
+                        "(self.operator in ['In', 'NotIn']) == (has(self.values) && size(self.values) > 0)",
+                        "write values with In and NotIn, and none with Exists and DoesNotExist",
+                    )],
+                },
+            },
+        },
+        "x-kubernetes-map-type": "atomic",
     })
 }
 
@@ -109,6 +172,12 @@ pub(crate) fn object_name(kind: &str) -> Rule {
 pub(crate) fn data_key() -> Rule {
     Rule::new("self.matches('^[-._a-zA-Z0-9]+$')")
         .message("write the key in the Secret's data: letters, digits, '-', '_' and '.'")
+}
+
+/// Keys of labels and annotations must be ones that an object can have.
+pub(crate) fn qualified_keys() -> Rule {
+    Rule::new("self.all(key, key.matches('^([a-z0-9]([-.a-z0-9]*[a-z0-9])?/)?[A-Za-z0-9]([-._A-Za-z0-9]{0,61}[A-Za-z0-9])?$'))")
+        .message("write keys such as team or example.com/team: at most 63 letters, digits, '-', '_' and '.' after the '/'")
 }
 
 /// Keys of labels or annotations that only their owner may write.
