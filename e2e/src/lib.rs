@@ -1,1 +1,17 @@
-//! x
+//! The lab: a real Kubernetes control plane, real certificate authorities, a real ingress
+//! controller and a name server on this machine, in a sandbox that leaves nothing behind.
+//!
+//! Tests use [`lab::Lab`]; the program `e2e` keeps a lab running for people.
+
+pub mod http;
+pub mod lab;
+pub mod parts;
+pub mod paths;
+pub mod pki;
+pub mod probe;
+pub mod process;
+pub mod sandbox;
+
+mod error;
+
+pub use error::Error;
