@@ -15,7 +15,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::signed::{Payload, Signed, binding, read, unusable};
-use crate::{Directory, Error, Http, Secret};
+use crate::{Directory, Error, Http, Secret, Timing};
 
 /// An account's key: ECDSA on P-256. Clones share it.
 #[derive(Clone)]
@@ -130,6 +130,7 @@ pub struct Account {
 struct AccountInner {
     signed: Signed,
     url: String,
+    timing: Timing,
 }
 
 #[derive(Deserialize)]
@@ -211,13 +212,24 @@ impl Account {
         &self.inner.signed.directory
     }
 
+    /// The same account, whose issuances wait as `timing` says.
+    #[must_use]
+    pub fn with_timing(&self, timing: Timing) -> Self {
+        let AccountInner { signed, url, .. } = &*self.inner;
+        Self { inner: Arc::new(AccountInner { signed: signed.clone(), url: url.clone(), timing }) }
+    }
+
+    pub(crate) fn timing(&self) -> Timing {
+        self.inner.timing
+    }
+
     pub(crate) fn signed(&self) -> &Signed {
         &self.inner.signed
     }
 
     fn with_url(signed: Signed, url: String) -> Self {
         let signed = Signed { account_url: Some(url.clone()), ..signed };
-        Self { inner: Arc::new(AccountInner { signed, url }) }
+        Self { inner: Arc::new(AccountInner { signed, url, timing: Timing::default() }) }
     }
 }
 

@@ -66,7 +66,7 @@ impl Attempts {
                 return None;
             }
         }
-        let seed = now.as_nanosecond().unsigned_abs() as u64;
+        let seed = now.subsec_nanosecond().unsigned_abs().into();
         let pause = Duration::from_millis(100) * 4_u32.pow(self.transient - 1);
         Some(pause.mul_f64(0.5 + fraction(seed)))
     }

@@ -32,7 +32,6 @@ struct Inner {
 pub(crate) struct Resources {
     pub(crate) new_nonce: Url,
     pub(crate) new_account: Url,
-    #[allow(dead_code, reason = "a directory without it is not one; instant-acme reads it by itself")]
     pub(crate) new_order: Url,
     #[serde(default)]
     pub(crate) renewal_info: Option<Url>,

@@ -178,6 +178,8 @@ pub enum ObtainErrorKind {
         waiting_for: String,
         /// How long.
         after: Duration,
+        /// When the CA wants to be asked again, if it said so.
+        retry_after: Option<Timestamp>,
     },
     /// What the CA issued isn't what was asked for.
     #[error("the certificate that the CA issued is not usable: {0}")]
@@ -202,6 +204,9 @@ impl ObtainError {
             ObtainErrorKind::Validation { problem: Some(problem), .. }
             | ObtainErrorKind::OrderInvalid { problem: Some(problem) } => problem.class(),
             ObtainErrorKind::Validation { problem: None, .. } => backoff(Actor::User),
+            ObtainErrorKind::Deadline { retry_after: Some(at), .. } => {
+                Class { actor: Actor::Ca, retry: Retry::NotBefore(*at) }
+            }
             ObtainErrorKind::OrderInvalid { problem: None }
             | ObtainErrorKind::Deadline { .. }
             | ObtainErrorKind::Certificate(_)

@@ -89,16 +89,18 @@ const TURNS: u32 = 10;
 
 impl Http {
     /// A client that speaks HTTPS alone.
+    #[allow(clippy::needless_pass_by_value, reason = "a configuration is handed over")]
     pub fn new(config: HttpConfig) -> Result<Self, Error> {
-        Self::build(config, false)
+        Self::build(&config, false)
     }
 
     /// A client that also speaks plain HTTP, which no CA on a network may be asked with: for tests on loopback.
+    #[allow(clippy::needless_pass_by_value, reason = "a configuration is handed over")]
     pub fn allowing_plain_http(config: HttpConfig) -> Result<Self, Error> {
-        Self::build(config, true)
+        Self::build(&config, true)
     }
 
-    fn build(config: HttpConfig, plain: bool) -> Result<Self, Error> {
+    fn build(config: &HttpConfig, plain: bool) -> Result<Self, Error> {
         let mut connector = HttpConnector::new();
         // Requests are smaller than a segment: Nagle's algorithm would hold each one back for an ACK.
         connector.set_nodelay(true);

@@ -100,7 +100,7 @@ pub enum PairError {
 }
 
 /// Clocks differ: a certificate may begin this much in the future.
-const SKEW: Duration = Duration::from_secs(5 * 60);
+const SKEW: Duration = Duration::from_mins(5);
 
 /// Reads a stored pair. The key must be the leaf's, and each certificate must be signed by the next. Whether it is
 /// valid now, and for which names, is the caller's to compare.
@@ -112,8 +112,8 @@ pub fn inspect(chain_pem: &str, private_key_pem: &str) -> Result<Leaf, PairError
         return Err(PairError::KeyMismatch);
     }
     for (index, pair) in certificates.windows(2).enumerate() {
-        if let [signed, signer] = pair
-            && !is_signed_by(signed, signer)
+        if let [child, parent] = pair
+            && !is_signed_by(child, parent)
         {
             return Err(PairError::ChainOrder { position: index + 1 });
         }
@@ -152,15 +152,6 @@ pub(crate) fn topmost_issuer(chain_pem: &str) -> Option<String> {
     certificates.last().and_then(|topmost| common_name(topmost.issuer()))
 }
 
-/// Whether the leaf of a chain holds the public half of this key.
-pub(crate) fn holds_key(chain_pem: &str, private_key_pem: &Secret) -> Result<bool, PairError> {
-    match inspect(chain_pem, private_key_pem.expose()) {
-        Ok(_) => Ok(true),
-        Err(PairError::KeyMismatch) => Ok(false),
-        Err(error) => Err(error),
-    }
-}
-
 fn read_chain(pem: &str) -> Result<Vec<CertificateDer<'static>>, PairError> {
     CertificateDer::pem_slice_iter(pem.as_bytes())
         .enumerate()
@@ -181,18 +172,18 @@ fn parse_chain<'a>(chain: &'a [CertificateDer<'static>]) -> Result<Vec<X509Certi
         .collect()
 }
 
-/// The public half of a private key, as a certificate holds it (SubjectPublicKeyInfo, DER).
+/// The public half of a private key, as a certificate holds it (`SubjectPublicKeyInfo`, DER).
 fn public_key(private_key_pem: &str) -> Result<Vec<u8>, PairError> {
     let der = PrivateKeyDer::from_pem_slice(private_key_pem.as_bytes()).map_err(|_| PairError::Key)?;
     let key = rustls::crypto::aws_lc_rs::sign::any_supported_type(&der).map_err(|_| PairError::Key)?;
     key.public_key().map(|spki| spki.to_vec()).ok_or(PairError::Key)
 }
 
-fn is_signed_by(signed: &X509Certificate<'_>, signer: &X509Certificate<'_>) -> bool {
+fn is_signed_by(child: &X509Certificate<'_>, parent: &X509Certificate<'_>) -> bool {
     use x509_parser::error::X509Error;
 
-    signed.issuer().as_raw() == signer.subject().as_raw()
-        && match signed.verify_signature(Some(signer.public_key())) {
+    child.issuer().as_raw() == parent.subject().as_raw()
+        && match child.verify_signature(Some(parent.public_key())) {
             // An algorithm that can't be checked here: the names have to do.
             Ok(()) | Err(X509Error::SignatureUnsupportedAlgorithm) => true,
             Err(_) => false,

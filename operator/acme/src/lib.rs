@@ -8,16 +8,21 @@
 
 mod account;
 mod attempts;
+mod authorization;
 mod challenge;
 pub mod diagnosis;
 mod directory;
 mod error;
 mod evidence;
+mod flights;
 mod http;
 pub mod issued;
 mod journal;
 mod key;
 mod nonces;
+mod obtain;
+mod order;
+mod poll;
 mod problem;
 mod progress;
 pub mod renewal;
@@ -27,6 +32,7 @@ mod resolve;
 pub mod retry;
 mod secret;
 mod self_check;
+mod session;
 mod signed;
 mod tls;
 
@@ -39,6 +45,8 @@ pub use evidence::{Evidence, Observation, Outcome};
 pub use http::{Http, HttpConfig, TrustRoots};
 pub use issued::{Issued, Leaf, PairError, check, inspect};
 pub use journal::{Entry, FileJournal, Journal, JournalError, Presented, replace_file};
+pub use obtain::obtain;
+pub use poll::Timing;
 pub use problem::{Problem, ProblemIdentifier, Subproblem};
 pub use progress::{NoProgress, Progress, Step};
 pub use renewal::renewal_time;

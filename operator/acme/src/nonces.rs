@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 /// More are of no use: they'd age here.
 const CAPACITY: usize = 64;
 /// CAs forget nonces; what is older than this is more likely refused than not.
-const LIFETIME: Duration = Duration::from_secs(5 * 60);
+const LIFETIME: Duration = Duration::from_mins(5);
 
 /// A bounded stack of nonces: the newest is spent first, the oldest are forgotten.
 #[derive(Debug, Default)]

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use crate::retry::{after, fraction};
 
-const TEN_DAYS: Duration = Duration::from_secs(10 * 24 * 60 * 60);
+const TEN_DAYS: Duration = Duration::from_hours(10 * 24);
 
 /// When a certificate valid from `not_before` to `not_after` is to be renewed.
 ///
@@ -41,7 +41,7 @@ mod tests {
 
     use super::*;
 
-    const DAY: Duration = Duration::from_secs(86_400);
+    const DAY: Duration = Duration::from_hours(24);
 
     fn elapsed(lifetime: Duration, renew_before: Option<Duration>, percentage: Option<u8>) -> Duration {
         let start = Timestamp::UNIX_EPOCH;

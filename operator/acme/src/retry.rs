@@ -6,10 +6,10 @@ use jiff::Timestamp;
 
 use crate::{Class, Retry};
 
-const FIRST: Duration = Duration::from_secs(60);
-const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+const FIRST: Duration = Duration::from_mins(1);
+const DAY: Duration = Duration::from_hours(24);
 /// A CA that asks to be left alone for longer is asked again after this, so that a broken header isn't for ever.
-const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+const LONGEST_RETRY_AFTER: Duration = Duration::from_hours(7 * 24);
 
 /// When the attempt after `attempt` failed ones (1 for the first failure) may begin.
 ///
@@ -54,7 +54,7 @@ pub(crate) fn after(now: Timestamp, pause: Duration) -> Timestamp {
     now.saturating_add(pause).unwrap_or(Timestamp::MAX)
 }
 
-/// A number from 0 to 1 that depends on `seed` alone and is evenly spread (the finalizer of SplitMix64).
+/// A number from 0 to 1 that depends on `seed` alone and is evenly spread (the finalizer of `SplitMix64`).
 #[allow(clippy::cast_precision_loss)]
 pub(crate) fn fraction(seed: u64) -> f64 {
     let mut mixed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -95,16 +95,16 @@ mod tests {
 
     #[test]
     fn short_lifetimes_are_tried_more_often() {
-        let six_days = Duration::from_secs(6 * 86_400);
+        let six_days = DAY * 6;
         assert!(pause(30, &BACKOFF, Some(six_days), 1) <= six_days / 10);
-        assert!(pause(1, &BACKOFF, Some(Duration::from_secs(60)), 1) >= Duration::from_secs(48));
+        assert!(pause(1, &BACKOFF, Some(FIRST), 1) >= Duration::from_secs(48));
     }
 
     #[test]
     fn what_the_ca_names_is_a_floor() {
         let at = after(now(), Duration::from_secs(100_000));
         let class = Class { actor: Actor::Ca, retry: Retry::NotBefore(at) };
-        assert_eq!(backoff(1, &class, now(), Some(Duration::from_secs(3600)), 1), at);
+        assert_eq!(backoff(1, &class, now(), Some(Duration::from_hours(1)), 1), at);
         let past = Class { actor: Actor::Ca, retry: Retry::NotBefore(Timestamp::UNIX_EPOCH) };
         assert_eq!(backoff(1, &past, now(), None, 1), backoff(1, &BACKOFF, now(), None, 1));
     }
@@ -112,7 +112,7 @@ mod tests {
     #[test]
     fn what_must_change_first_waits_longest() {
         let class = Class { actor: Actor::User, retry: Retry::AfterChange };
-        assert!(pause(1, &class, None, 3) >= Duration::from_secs(69_120));
+        assert!(pause(1, &class, None, 3) >= DAY.mul_f64(0.79));
     }
 
     #[test]

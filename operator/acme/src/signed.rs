@@ -66,7 +66,7 @@ impl Signed {
             Payload::Get => String::new(),
             Payload::Json(value) => encode(value),
         };
-        let body = seal(&protected, payload, |input| self.key.sign(input))?;
+        let body = seal(&protected, &payload, |input| self.key.sign(input))?;
         let request = Request::builder()
             .method(Method::POST)
             .uri(url)
@@ -114,7 +114,7 @@ pub(crate) fn binding(
 ) -> Result<Value, Error> {
     let protected = json!({"alg": "HS256", "kid": external.key_id, "url": new_account_url});
     let mac = hmac::Key::new(hmac::HMAC_SHA256, &external.hmac_key);
-    seal(&protected, encode(&key.jwk()), |input| Ok(hmac::sign(&mac, input).as_ref().to_vec()))
+    seal(&protected, &encode(&key.jwk()), |input| Ok(hmac::sign(&mac, input).as_ref().to_vec()))
 }
 
 /// Reads an answer's JSON document.
@@ -137,7 +137,7 @@ pub(crate) const REPLAY_NONCE: &str = "replay-nonce";
 /// A flattened JWS (RFC 7515 §7.2.2).
 fn seal(
     protected: &Value,
-    payload: String,
+    payload: &str,
     sign: impl FnOnce(&[u8]) -> Result<Vec<u8>, Error>,
 ) -> Result<Value, Error> {
     let protected = encode(protected);

@@ -1,0 +1,103 @@
+//! Waiting for a CA: its Retry-After, or else a growing pause, up to a deadline.
+
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+
+use crate::ObtainErrorKind;
+
+/// How an issuance waits for its CA.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timing {
+    /// The first pause between two polls, where the CA names none. Each next one is half as long again.
+    pub first_poll: Duration,
+    /// The longest such pause.
+    pub longest_poll: Duration,
+    /// How long each wait (for a validation, for the order to be issued) may take in all.
+    pub patience: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            first_poll: Duration::from_millis(50),
+            longest_poll: Duration::from_secs(3),
+            patience: Duration::from_mins(5),
+        }
+    }
+}
+
+/// One wait.
+pub(crate) struct Poll {
+    timing: Timing,
+    pause: Duration,
+    started: Instant,
+}
+
+/// A shorter Retry-After, such as 0, would be a hot loop.
+const SHORTEST: Duration = Duration::from_millis(10);
+
+impl Poll {
+    pub(crate) fn new(timing: Timing) -> Self {
+        Self { timing, pause: timing.first_poll, started: Instant::now() }
+    }
+
+    /// Waits until the CA may be asked again. Fails when that would be too late; `waiting_for` says for what.
+    pub(crate) async fn wait(
+        &mut self,
+        retry_after: Option<Timestamp>,
+        waiting_for: impl FnOnce() -> String,
+    ) -> Result<(), ObtainErrorKind> {
+        let pause = self.next(retry_after, Timestamp::now());
+        if self.started.elapsed() + pause > self.timing.patience {
+            return Err(ObtainErrorKind::Deadline {
+                waiting_for: waiting_for(),
+                after: self.started.elapsed(),
+                retry_after,
+            });
+        }
+        tokio::time::sleep(pause).await;
+        Ok(())
+    }
+
+    fn next(&mut self, retry_after: Option<Timestamp>, now: Timestamp) -> Duration {
+        let own = self.pause;
+        self.pause = (own * 3 / 2).min(self.timing.longest_poll);
+        match retry_after {
+            // Retry-After: 0 says that asking again is welcome, not that it is to be done without a pause.
+            Some(at) => match Duration::try_from(at.duration_since(now)) {
+                Ok(named) if named > SHORTEST => named,
+                _ => own,
+            },
+            None => own,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_and_the_ca_names_its_own() {
+        let mut poll = Poll::new(Timing::default());
+        let now = Timestamp::UNIX_EPOCH;
+        let pauses: Vec<_> = (0..3).map(|_| poll.next(None, now).as_millis()).collect();
+        assert_eq!(pauses, [50, 75, 112]);
+        let in_three = crate::retry::after(now, Duration::from_secs(3));
+        assert_eq!(poll.next(Some(in_three), now), Duration::from_secs(3));
+        assert!(poll.next(Some(now), now) > SHORTEST, "Retry-After: 0 is no hot loop");
+        for _ in 0..50 {
+            poll.next(None, now);
+        }
+        assert_eq!(poll.next(None, now), Duration::from_secs(3));
+    }
+
+    #[tokio::test]
+    async fn a_wait_beyond_the_deadline_fails_at_once() {
+        let timing = Timing { patience: Duration::from_secs(1), ..Timing::default() };
+        let late = crate::retry::after(Timestamp::now(), Duration::from_hours(1));
+        let result = Poll::new(timing).wait(Some(late), || "the CA".to_owned()).await;
+        assert!(matches!(result, Err(ObtainErrorKind::Deadline { retry_after: Some(_), .. })));
+    }
+}
