@@ -97,7 +97,7 @@ pub struct PrivateKeySecretRef {
     #[x_kube(validation = schema::object_name("Secret"))]
     pub name: String,
 
-    /// Key in the Secret's data. Its value is a private key as PEM text. Default: tls.key.
+    /// Key in the Secret's data. Its value is an ECDSA P-256 private key as PEM text. Default: tls.key.
     #[serde(default = "tls_key")]
     #[schemars(length(min = 1, max = 253))]
     #[x_kube(validation = schema::data_key())]
@@ -166,8 +166,8 @@ pub struct AcmeSolver {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub selector: Option<SolverSelector>,
 
-    /// The CA fetches http://<name>/.well-known/acme-challenge/<token> on port 80 (RFC 8555 §8.3). Not for
-    /// wildcard names.
+    /// HTTP-01 (RFC 8555 §8.3): the CA fetches a file below /.well-known/acme-challenge/ from the name itself, on
+    /// port 80, and follows redirects. Not for wildcard names.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub http01: Option<Http01>,
 }

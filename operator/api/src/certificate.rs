@@ -346,7 +346,8 @@ pub struct CertificateStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_after: Option<Time>,
 
-    /// When the certificate is renewed.
+    /// When the certificate is renewed: as renewBefore or renewBeforePercentage say, less up to a hundredth of the
+    /// lifetime, so that certificates issued together aren't renewed together.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub renewal_time: Option<Time>,
 

@@ -62,8 +62,8 @@ pub struct IssuerSpec {
     pub acme: Acme,
 
     /// Experimental. Limits the issuer to some names: each name of a Certificate must fit an entry (else reason
-    /// NotAllowed). It never admits a name that Ingresses, Gateways or routes of other namespaces claim; only a
-    /// ClusterIssuer's can. Default: all names that no other namespace claims.
+    /// NotAllowed). Unlike a ClusterIssuer's, it never gives a name that Ingresses of other namespaces have (reason
+    /// NameOwnedElsewhere). Default: every name that no other namespace's Ingresses have.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 100))]
     #[x_kube(merge_strategy = ListMerge::Atomic)]
@@ -119,10 +119,10 @@ pub struct ClusterIssuerSpec {
     /// The ACME CA, the account there, and how its challenges are solved.
     pub acme: Acme,
 
-    /// Experimental. Which namespaces may have which names. Each name of a Certificate must fit an entry whose
-    /// namespaceSelector fits its namespace (else reason NotAllowed); then it is issued even if Ingresses, Gateways or
-    /// routes of other namespaces claim it (else reason NameOwnedElsewhere).
-    /// Default: every namespace may have every name that no other namespace claims.
+    /// Experimental. Which namespaces may have which names: each name of a Certificate must fit an entry for its
+    /// namespace (else reason NotAllowed). An entry with a namespaceSelector also gives its namespaces names that
+    /// Ingresses of other namespaces have (else reason NameOwnedElsewhere).
+    /// Default: every namespace may have every name that no other namespace's Ingresses have.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 100))]
     #[x_kube(merge_strategy = ListMerge::Atomic)]
@@ -177,8 +177,8 @@ impl AcmeIssuer for ClusterIssuer {
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct AllowRule {
-    /// The namespaces, by their labels; the label kubernetes.io/metadata.name holds a namespace's name.
-    /// Default: all namespaces.
+    /// The namespaces, by their labels; the label kubernetes.io/metadata.name holds a namespace's name. For a
+    /// ClusterIssuer alone: an Issuer serves its own namespace. Default: all namespaces.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::namespace_selector")]
     pub namespace_selector: Option<LabelSelector>,

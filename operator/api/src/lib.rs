@@ -26,6 +26,7 @@
     reason = "the comments are what `kubectl explain` prints: backticks as backticks"
 )]
 #![allow(clippy::duplicated_attributes, reason = "each column of `kubectl get` has a type")]
+#![allow(rustdoc::bare_urls, reason = "the same: `kubectl explain` would print the brackets")]
 
 mod acme;
 mod certificate;

@@ -27,9 +27,9 @@ pub const IN_PROGRESS: &str = "Issuing";
 pub const ISSUER_NOT_FOUND: &str = "IssuerNotFound";
 /// Issuing, `False`: the issuer exists but isn't Ready; its own condition says why.
 pub const ISSUER_NOT_READY: &str = "IssuerNotReady";
-/// Issuing, `False`: another namespace's Ingress, Gateway or route serves one of the names.
+/// Issuing, `False`: Ingresses of another namespace, and none of this one, route one of the names.
 pub const NAME_OWNED_ELSEWHERE: &str = "NameOwnedElsewhere";
-/// Issuing, `False`: the issuer's `allow` admits this namespace or one of the names not.
+/// Issuing, `False`: no rule in the issuer's `allow` is for one of the names in this namespace.
 pub const NOT_ALLOWED: &str = "NotAllowed";
 /// Issuing, `False`: a Secret of that name exists that isn't Waxwing's to write.
 pub const SECRET_NOT_OWNED: &str = "SecretNotOwned";
