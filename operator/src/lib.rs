@@ -6,5 +6,8 @@
 //! [`cli`] starts it all. `certificate` knows `issuer` and `solver`, which know neither each other
 //! nor it.
 
+pub mod certificate;
+pub mod issuer;
 pub mod runtime;
 pub mod solver;
+pub mod source;

@@ -1,0 +1,180 @@
+//! What is known of each issuer: written by the issuer controller, read by whoever issues.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use jiff::Timestamp;
+use tokio::sync::broadcast;
+use waxwing_api::{Acme, ClusterIssuer, Issuer, IssuerKind};
+
+use super::{IssuerKey, Lookup, ReadyIssuer, account::Problem};
+use crate::runtime::watch::Watch;
+
+/// Changes that a reader may lag behind; one that does is told so and must look at all issuers.
+const BUFFER: usize = 256;
+/// The reason while an issuer is looked at for the first time.
+const PENDING: &str = "Pending";
+
+/// The issuers. Clones are handles to the same.
+#[derive(Clone, Debug)]
+pub struct Registry {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    changes: broadcast::Sender<IssuerKey>,
+    cluster_issuers: Watch<ClusterIssuer>,
+    entries: RwLock<HashMap<IssuerKey, Entry>>,
+    issuers: Watch<Issuer>,
+    lost: broadcast::Sender<IssuerKey>,
+}
+
+/// The last attempt to make an issuer ready.
+#[derive(Clone, Debug)]
+pub(super) struct Entry {
+    /// UID and generation of the issuer that it was made for.
+    pub(super) version: Version,
+    /// What the account depends on.
+    pub(super) identity: Acme,
+    pub(super) outcome: Outcome,
+    /// Failed attempts in a row.
+    pub(super) attempts: u32,
+    /// The CA has forgotten the account since.
+    pub(super) lost: bool,
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum Outcome {
+    Failed { problem: Problem, next: Timestamp },
+    Ready(Arc<ReadyIssuer>),
+}
+
+/// One state of an issuer's spec.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub(super) struct Version {
+    pub(super) uid: Option<String>,
+    pub(super) generation: Option<i64>,
+}
+
+impl Registry {
+    /// A registry of the issuers in these caches.
+    pub fn new(issuers: Watch<Issuer>, cluster_issuers: Watch<ClusterIssuer>) -> Self {
+        let shared = Shared {
+            changes: broadcast::channel(BUFFER).0,
+            cluster_issuers,
+            entries: RwLock::default(),
+            issuers,
+            lost: broadcast::channel(BUFFER).0,
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// What is known of an issuer now.
+    pub fn lookup(&self, key: &IssuerKey) -> Lookup {
+        let namespace = key.namespace.as_deref();
+        let exists = match key.kind {
+            IssuerKind::Issuer => self.shared.issuers.get(namespace, &key.name).is_some(),
+            IssuerKind::ClusterIssuer => self.shared.cluster_issuers.get(None, &key.name).is_some(),
+        };
+        if !exists {
+            return Lookup::Missing;
+        }
+        match self.entry(key).map(|entry| entry.outcome) {
+            Some(Outcome::Ready(issuer)) => Lookup::Ready(issuer),
+            Some(Outcome::Failed { problem, .. }) => {
+                Lookup::NotReady { reason: problem.reason.to_owned(), message: problem.message }
+            }
+            None => Lookup::NotReady {
+                reason: PENDING.to_owned(),
+                message: "the issuer's account is being looked up".to_owned(),
+            },
+        }
+    }
+
+    /// Tells of each issuer that becomes ready, changes or goes. Whoever lags looks at all.
+    pub fn changes(&self) -> broadcast::Receiver<IssuerKey> {
+        self.shared.changes.subscribe()
+    }
+
+    /// Says that the CA doesn't know this issuer's account any more: it is registered again, with the
+    /// same key. Whoever tells it again of the same account changes nothing.
+    pub fn account_lost(&self, issuer: &Arc<ReadyIssuer>) {
+        let mut entries = self.shared.entries.write().unwrap_or_else(PoisonError::into_inner);
+        let Some(entry) = entries.get_mut(&issuer.key) else { return };
+        let current = matches!(&entry.outcome, Outcome::Ready(known) if Arc::ptr_eq(known, issuer));
+        if current && !entry.lost {
+            entry.lost = true;
+            // No receiver means that the controller is ending.
+            let _ = self.shared.lost.send(issuer.key.clone());
+        }
+    }
+
+    /// Accounts reported as lost.
+    pub(super) fn lost(&self) -> broadcast::Receiver<IssuerKey> {
+        self.shared.lost.subscribe()
+    }
+
+    pub(super) fn entry(&self, key: &IssuerKey) -> Option<Entry> {
+        self.shared.entries.read().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
+    }
+
+    pub(super) fn set(&self, key: &IssuerKey, entry: Entry) {
+        self.shared.entries.write().unwrap_or_else(PoisonError::into_inner).insert(key.clone(), entry);
+        let _ = self.shared.changes.send(key.clone());
+    }
+
+    pub(super) fn remove(&self, key: &IssuerKey) {
+        self.shared.entries.write().unwrap_or_else(PoisonError::into_inner).remove(key);
+        let _ = self.shared.changes.send(key.clone());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+    use waxwing_api::{ClusterIssuerSpec, reason};
+
+    use super::*;
+
+    #[test]
+    fn an_issuer_is_missing_pending_or_known() {
+        let known = ClusterIssuer::new("known", ClusterIssuerSpec::default());
+        let registry = Registry::new(Watch::of(Vec::new()), Watch::of(vec![known]));
+        let key = |name: &str| IssuerKey {
+            kind: IssuerKind::ClusterIssuer,
+            namespace: None,
+            name: name.to_owned(),
+        };
+        assert!(matches!(registry.lookup(&key("other")), Lookup::Missing));
+        assert!(
+            matches!(registry.lookup(&key("known")), Lookup::NotReady { reason, .. } if reason == PENDING)
+        );
+        let mut changes = registry.changes();
+        let problem = Problem::new(reason::KEY_MISSING, "create it");
+        let entry = Entry {
+            version: Version::default(),
+            identity: Acme::default(),
+            outcome: Outcome::Failed { problem, next: Timestamp::MAX },
+            attempts: 1,
+            lost: false,
+        };
+        registry.set(&key("known"), entry);
+        assert!(
+            matches!(registry.lookup(&key("known")), Lookup::NotReady { reason, .. } if reason == reason::KEY_MISSING)
+        );
+        assert_eq!(changes.try_recv().unwrap(), key("known"));
+    }
+
+    #[test]
+    fn keys_read_like_kubectl() {
+        let key =
+            IssuerKey { kind: IssuerKind::Issuer, namespace: Some("web".to_owned()), name: "ca".to_owned() };
+        assert_eq!(key.to_string(), "Issuer web/ca");
+        let key = IssuerKey { kind: IssuerKind::ClusterIssuer, namespace: None, name: "ca".to_owned() };
+        assert_eq!(key.to_string(), "ClusterIssuer ca");
+    }
+}

@@ -1,0 +1,168 @@
+//! Annotated Ingresses: makes their Certificates, keeps them so, and takes away those no longer named.
+
+use std::{sync::Arc, time::Duration};
+
+use futures::{StreamExt, future::ready, stream};
+use k8s_openapi::api::networking::v1::Ingress;
+use kube::{
+    Api, Client, ResourceExt,
+    api::{DeleteParams, Patch, PatchParams, Preconditions},
+};
+use kube_runtime::controller::{Action, Controller};
+use tokio_util::sync::CancellationToken;
+use waxwing_api::Certificate;
+
+use super::{
+    annotations,
+    desired::{Step, controller, desired, steps},
+};
+use crate::runtime::{
+    client::{CallError, bounded},
+    events::{EventKind, Events, reference},
+    metrics::Metrics,
+    watch::Watch,
+};
+
+const MANAGER: &str = "waxwing-ingress";
+/// After a failed call. Nothing here asks a CA, so there is nothing to be careful with but the API server.
+const RETRY: Duration = Duration::from_secs(15);
+/// After a spec that the API server refuses; a change of the Ingress comes sooner.
+const RETRY_REFUSED: Duration = Duration::from_mins(10);
+const CONCURRENCY: u16 = 16;
+
+/// What the controller stands on.
+#[derive(Clone)]
+pub struct Context {
+    /// Certificates of all namespaces.
+    pub certificates: Watch<Certificate>,
+    /// The API server.
+    pub client: Client,
+    /// Where steps and mistakes are told.
+    pub events: Events,
+    /// Where reconciliations are counted.
+    pub metrics: Arc<Metrics>,
+}
+
+/// Runs until `stop`.
+pub async fn run(context: Context, ingresses: Watch<Ingress>, stop: CancellationToken) {
+    let certificates = context.certificates.clone();
+    // A Certificate that changes or goes brings a look at the Ingress that made it.
+    let owners = {
+        let ingresses = ingresses.clone();
+        certificates.touched().filter_map(move |certificate| {
+            let owner = controller(&certificate).filter(|owner| owner.kind == "Ingress");
+            ready(owner.and_then(|owner| ingresses.get(certificate.namespace().as_deref(), &owner.name)))
+        })
+    };
+    let annotated =
+        stream::select(ingresses.objects(), owners).filter(|ingress| ready(is_annotated(ingress)));
+    // A Certificate that exists must not be taken for one that is missing.
+    certificates.wait_until_synced().await;
+    let metrics = Arc::clone(&context.metrics);
+    Controller::for_shared_stream(annotated, ingresses.store().clone())
+        .with_config(kube_runtime::controller::Config::default().concurrency(CONCURRENCY))
+        .graceful_shutdown_on(stop.cancelled_owned())
+        .run(reconcile, retry, Arc::new(context))
+        .for_each(move |result| {
+            metrics.reconcile("ingress", result.is_ok());
+            ready(())
+        })
+        .await;
+}
+
+async fn reconcile(ingress: Arc<Ingress>, context: Arc<Context>) -> Result<Action, CallError> {
+    if ingress.metadata.deletion_timestamp.is_some() {
+        return Ok(Action::await_change());
+    }
+    let desired = desired(&ingress);
+    for problem in &desired.problems {
+        context.events.publish(&reference(ingress.as_ref()), EventKind::Warning, "BadConfig", problem).await;
+    }
+    let namespace = ingress.namespace().unwrap_or_default();
+    let existing = context
+        .certificates
+        .store()
+        .state_filter(|certificate| certificate.metadata.namespace.as_deref() == Some(namespace.as_str()));
+    for step in steps(&ingress, &desired, existing.iter().map(AsRef::as_ref)) {
+        take(&context, &ingress, &namespace, step).await?;
+    }
+    Ok(Action::await_change())
+}
+
+#[allow(clippy::needless_pass_by_value)] // as the controller calls it
+fn retry(ingress: Arc<Ingress>, error: &CallError, _: Arc<Context>) -> Action {
+    let (namespace, name) = (ingress.namespace().unwrap_or_default(), ingress.name_any());
+    tracing::warn!(ingress = format!("{namespace}/{name}"), %error, "an Ingress's Certificates aren't as they should be");
+    Action::requeue(if error.is_invalid() { RETRY_REFUSED } else { RETRY })
+}
+
+async fn take(context: &Context, ingress: &Ingress, namespace: &str, step: Step) -> Result<(), CallError> {
+    let api: Api<Certificate> = Api::namespaced(context.client.clone(), namespace);
+    let (kind, reason, note) = match step {
+        Step::Leave(why) => (EventKind::Warning, "BadConfig", why),
+        Step::Create(certificate) => {
+            let name = certificate.name_any();
+            // The cache may lag, and someone else's Certificate must not be taken over.
+            let found = bounded(format!("get Certificate {namespace}/{name}"), api.get_opt(&name)).await?;
+            if found.is_some() {
+                return Ok(());
+            }
+            apply(context, ingress, &api, namespace, &certificate).await?;
+            (EventKind::Normal, "CreateCertificate", format!("made the Certificate {name}"))
+        }
+        Step::Update(certificate) => {
+            apply(context, ingress, &api, namespace, &certificate).await?;
+            let name = certificate.name_any();
+            (
+                EventKind::Normal,
+                "UpdateCertificate",
+                format!("changed the Certificate {name} like this Ingress"),
+            )
+        }
+        Step::Delete { name, uid } => {
+            let parameters = DeleteParams {
+                preconditions: Some(Preconditions { uid: Some(uid), resource_version: None }),
+                ..DeleteParams::default()
+            };
+            match bounded(format!("delete Certificate {namespace}/{name}"), api.delete(&name, &parameters))
+                .await
+            {
+                Ok(_) => {}
+                Err(error) if error.is_not_found() || error.is_conflict() => return Ok(()),
+                Err(error) => return Err(error),
+            }
+            let note =
+                format!("deleted the Certificate {name}, which spec.tls no longer names; its Secret stays");
+            (EventKind::Normal, "DeleteCertificate", note)
+        }
+    };
+    context.events.publish(&reference(ingress), kind, reason, &note).await;
+    Ok(())
+}
+
+async fn apply(
+    context: &Context,
+    ingress: &Ingress,
+    api: &Api<Certificate>,
+    namespace: &str,
+    certificate: &Certificate,
+) -> Result<(), CallError> {
+    let name = certificate.name_any();
+    let parameters = PatchParams::apply(MANAGER).force();
+    let patch = Patch::Apply(certificate);
+    let applied = api.patch(&name, &parameters, &patch);
+    let result = bounded(format!("apply Certificate {namespace}/{name}"), applied).await.map(drop);
+    if let Err(error) = &result
+        && (error.is_invalid() || error.is_forbidden())
+    {
+        context
+            .events
+            .publish(&reference(ingress), EventKind::Warning, "BadConfig", &error.to_string())
+            .await;
+    }
+    result
+}
+
+fn is_annotated(ingress: &Ingress) -> bool {
+    ingress.metadata.annotations.iter().flatten().any(|(key, _)| key.starts_with(annotations::PREFIX))
+}
