@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn instant_acme_computes_the_same_thumbprint() {
+    fn instant_acme_takes_the_same_key() {
         let key = AccountKey::generate().unwrap();
         assert!(instant_acme::Key::from_pkcs8_der(key.pkcs8()).is_ok());
     }

@@ -9,7 +9,7 @@ use crate::ObtainErrorKind;
 /// How an issuance waits for its CA.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timing {
-    /// The first pause between two polls, where the CA names none. Each next one is half as long again.
+    /// The first pause between two polls, where the CA names none. Each next one is twice as long.
     pub first_poll: Duration,
     /// The longest such pause.
     pub longest_poll: Duration,
@@ -20,7 +20,7 @@ pub struct Timing {
 impl Default for Timing {
     fn default() -> Self {
         Self {
-            first_poll: Duration::from_millis(50),
+            first_poll: Duration::from_millis(15),
             longest_poll: Duration::from_secs(3),
             patience: Duration::from_mins(5),
         }
@@ -62,7 +62,7 @@ impl Poll {
 
     fn next(&mut self, retry_after: Option<Timestamp>, now: Timestamp) -> Duration {
         let own = self.pause;
-        self.pause = (own * 3 / 2).min(self.timing.longest_poll);
+        self.pause = (own * 2).min(self.timing.longest_poll);
         match retry_after {
             // Retry-After: 0 says that asking again is welcome, not that it is to be done without a pause.
             Some(at) => match Duration::try_from(at.duration_since(now)) {
@@ -83,7 +83,7 @@ mod tests {
         let mut poll = Poll::new(Timing::default());
         let now = Timestamp::UNIX_EPOCH;
         let pauses: Vec<_> = (0..3).map(|_| poll.next(None, now).as_millis()).collect();
-        assert_eq!(pauses, [50, 75, 112]);
+        assert_eq!(pauses, [15, 30, 60]);
         let in_three = crate::retry::after(now, Duration::from_secs(3));
         assert_eq!(poll.next(Some(in_three), now), Duration::from_secs(3));
         assert!(poll.next(Some(now), now) > SHORTEST, "Retry-After: 0 is no hot loop");
