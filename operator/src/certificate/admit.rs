@@ -1,0 +1,330 @@
+//! May this Certificate have these names, from this issuer, in this Secret?
+//!
+//! A shared ingress controller proves every host on it, and a CA reuses valid authorizations of a shared
+//! account: so who may have a name is Waxwing's to ask before an order is made.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use k8s_openapi::api::networking::v1::Ingress;
+use kube::ResourceExt;
+use kube::core::{Selector, SelectorExt};
+use waxwing_api::{AllowRule, Certificate, IssuerKind, labels, reason};
+
+use super::target_secret::Stored;
+use super::wanted::Wanted;
+use crate::issuer::{Lookup, ReadyIssuer};
+
+/// What an admission is decided on.
+#[derive(Debug)]
+pub struct Facts<'a> {
+    /// The Certificate's namespace.
+    pub namespace: &'a str,
+    /// That namespace's labels.
+    pub namespace_labels: &'a BTreeMap<String, String>,
+    /// The issuer that it names.
+    pub issuer: &'a Lookup,
+    /// Which of its names Ingresses claim, and in which namespaces.
+    pub claims: &'a Claims,
+    /// Another Certificate of the namespace that has the same target Secret and the older right to it.
+    pub secret_taken_by: Option<&'a str>,
+    /// The target Secret.
+    pub stored: &'a Stored,
+}
+
+/// For each wanted name, the namespaces whose Ingresses route it.
+pub type Claims = BTreeMap<String, BTreeSet<String>>;
+
+/// A no, with what to do about it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Refusal {
+    /// The Issuing condition's reason.
+    pub reason: &'static str,
+    /// A sentence for the user.
+    pub message: String,
+}
+
+/// Decides. The issuer comes back ready for use.
+pub fn admit(wanted: &Wanted, facts: &Facts<'_>) -> Result<Arc<ReadyIssuer>, Refusal> {
+    let refuse = |reason, message| Err(Refusal { reason, message });
+    if let Some(other) = facts.secret_taken_by {
+        return refuse(
+            reason::SECRET_CONFLICT,
+            format!(
+                "Certificate {other} keeps Secret {} already; choose another secretName, or delete one of the two",
+                wanted.secret_name
+            ),
+        );
+    }
+    match facts.stored {
+        Stored::Unusable { foreign: true, because } => {
+            return refuse(reason::SECRET_NOT_OWNED, because.clone());
+        }
+        Stored::Unusable { foreign: false, because } => {
+            return refuse(reason::SECRET_UNUSABLE, because.clone());
+        }
+        Stored::Absent | Stored::Ours(_) => {}
+    }
+    let issuer = match facts.issuer {
+        Lookup::Missing => {
+            return refuse(
+                reason::ISSUER_NOT_FOUND,
+                format!("there is no {}; create it, or correct issuerRef", wanted.issuer),
+            );
+        }
+        Lookup::NotReady { reason: why, message } => {
+            return refuse(
+                reason::ISSUER_NOT_READY,
+                format!("{} is not ready ({why}): {message}", wanted.issuer),
+            );
+        }
+        Lookup::Ready(issuer) => issuer,
+    };
+    names_allowed(wanted, facts, &issuer.allow)?;
+    Ok(Arc::clone(issuer))
+}
+
+fn names_allowed(wanted: &Wanted, facts: &Facts<'_>, allow: &[AllowRule]) -> Result<(), Refusal> {
+    let refuse = |reason, message| Err(Refusal { reason, message });
+    for name in &wanted.names {
+        let rules = rules_for(allow, name, facts.namespace_labels);
+        if !allow.is_empty() && rules.is_empty() {
+            return refuse(
+                reason::NOT_ALLOWED,
+                format!(
+                    "{} does not allow {name} in namespace {}; ask its owner for a rule under spec.allow",
+                    wanted.issuer, facts.namespace
+                ),
+            );
+        }
+        // A rule without a selector says which names the issuer is for, not whose they are; and a tenant's own
+        // Issuer can't give away a neighbour's name.
+        let consented = wanted.issuer.kind == IssuerKind::ClusterIssuer
+            && rules.iter().any(|rule| rule.namespace_selector.is_some());
+        if let (false, Some(owner)) = (consented, owned_elsewhere(facts, name)) {
+            return refuse(
+                reason::NAME_OWNED_ELSEWHERE,
+                format!(
+                    "{name} is routed by an Ingress of namespace {owner} and by none of namespace {}; ask for the \
+                     certificate there, or have a rule with a namespaceSelector added to {}'s spec.allow",
+                    facts.namespace, wanted.issuer
+                ),
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Which of `names` the Ingresses route, and from where. Waxwing's own routes are nobody's claim.
+pub fn claims<'a>(ingresses: impl IntoIterator<Item = &'a Ingress>, names: &BTreeSet<String>) -> Claims {
+    let mut claims = Claims::new();
+    for ingress in ingresses {
+        if ingress
+            .labels()
+            .get(labels::COMPONENT)
+            .is_some_and(|component| component == labels::COMPONENT_ROUTE)
+        {
+            continue;
+        }
+        let (Some(spec), Some(namespace)) = (&ingress.spec, ingress.namespace()) else { continue };
+        let hosts =
+            spec.rules.iter().flatten().filter_map(|rule| rule.host.as_deref()).chain(
+                spec.tls.iter().flatten().flat_map(|tls| tls.hosts.iter().flatten()).map(String::as_str),
+            );
+        for host in hosts {
+            for name in names.iter().filter(|name| overlap(name, &host.to_ascii_lowercase())) {
+                claims.entry(name.clone()).or_default().insert(namespace.clone());
+            }
+        }
+    }
+    claims
+}
+
+/// The Certificate with the oldest right to a target Secret: the one that was created first.
+pub fn first_of<'a>(candidates: impl IntoIterator<Item = &'a Certificate>) -> Option<&'a Certificate> {
+    candidates.into_iter().min_by_key(|certificate| {
+        let created = certificate.metadata.creation_timestamp.as_ref().map_or(Timestamp::MAX, |time| time.0);
+        (created, certificate.metadata.name.clone())
+    })
+}
+
+fn rules_for<'a>(
+    allow: &'a [AllowRule],
+    name: &str,
+    labels: &BTreeMap<String, String>,
+) -> Vec<&'a AllowRule> {
+    allow
+        .iter()
+        .filter(|rule| rule.dns_names.iter().any(|pattern| covers(pattern, name)))
+        .filter(|rule| match &rule.namespace_selector {
+            None => true,
+            // A selector that makes no sense selects nothing.
+            Some(selector) => {
+                Selector::try_from(selector.clone()).is_ok_and(|selector| selector.matches(labels))
+            }
+        })
+        .collect()
+}
+
+/// `*` covers every name, `*.zone` every one below the zone, any other pattern itself.
+fn covers(pattern: &str, name: &str) -> bool {
+    if pattern == "*" {
+        return true;
+    }
+    let pattern = pattern.to_ascii_lowercase();
+    match pattern.strip_prefix('*') {
+        Some(suffix) if suffix.starts_with('.') => name.ends_with(suffix),
+        _ => pattern == name,
+    }
+}
+
+fn owned_elsewhere<'a>(facts: &Facts<'a>, name: &str) -> Option<&'a str> {
+    let namespaces = facts.claims.get(name)?;
+    if namespaces.contains(facts.namespace) {
+        return None;
+    }
+    namespaces.iter().next().map(String::as_str)
+}
+
+/// Whether a certificate for `name` would serve `host` or the other way round; either may be a wildcard.
+fn overlap(name: &str, host: &str) -> bool {
+    let under = |wildcard: &str, name: &str| {
+        wildcard.strip_prefix("*.").is_some_and(|zone| {
+            name.split_once('.').is_some_and(|(label, parent)| !label.is_empty() && parent == zone)
+        })
+    };
+    name == host || under(name, host) || under(host, name)
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::networking::v1::{IngressRule, IngressSpec};
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+    use kube::api::ObjectMeta;
+
+    use super::super::wanted::tests::wanted;
+    use super::*;
+
+    fn ingress(namespace: &str, host: &str, component: Option<&str>) -> Ingress {
+        Ingress {
+            metadata: ObjectMeta {
+                namespace: Some(namespace.into()),
+                labels: component.map(|value| BTreeMap::from([(labels::COMPONENT.into(), value.into())])),
+                ..ObjectMeta::default()
+            },
+            spec: Some(IngressSpec {
+                rules: Some(vec![IngressRule { host: Some(host.into()), ..IngressRule::default() }]),
+                ..IngressSpec::default()
+            }),
+            status: None,
+        }
+    }
+
+    fn refusal(
+        allow: &[AllowRule],
+        ingresses: &[Ingress],
+        namespace_labels: &[(&str, &str)],
+    ) -> Option<&'static str> {
+        let wanted = wanted(&["a.example"]);
+        let labels = namespace_labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        let facts = Facts {
+            namespace: "web",
+            namespace_labels: &labels,
+            issuer: &Lookup::Missing,
+            claims: &claims(ingresses, &wanted.names),
+            secret_taken_by: None,
+            stored: &Stored::Absent,
+        };
+        names_allowed(&wanted, &facts, allow).err().map(|refusal| refusal.reason)
+    }
+
+    fn rule(dns_name: &str, team: Option<&str>) -> AllowRule {
+        AllowRule {
+            namespace_selector: team.map(|team| LabelSelector {
+                match_labels: Some(BTreeMap::from([("team".to_owned(), team.to_owned())])),
+                match_expressions: None,
+            }),
+            dns_names: vec![dns_name.into()],
+        }
+    }
+
+    #[test]
+    fn the_secret_is_asked_about_before_the_issuer() {
+        let wanted = wanted(&["a.example"]);
+        let facts = |secret_taken_by, stored| Facts {
+            namespace: "web",
+            namespace_labels: const { &BTreeMap::new() },
+            issuer: &Lookup::Missing,
+            claims: const { &Claims::new() },
+            secret_taken_by,
+            stored,
+        };
+        let reason = |facts| admit(&wanted, &facts).unwrap_err().reason;
+        let foreign = Stored::Unusable { foreign: true, because: "it isn't ours".into() };
+        assert_eq!(reason(facts(Some("first"), &foreign)), reason::SECRET_CONFLICT);
+        assert_eq!(reason(facts(None, &foreign)), reason::SECRET_NOT_OWNED);
+        assert_eq!(reason(facts(None, &Stored::Absent)), reason::ISSUER_NOT_FOUND);
+    }
+
+    #[test]
+    fn a_neighbours_name_is_refused_and_ones_own_is_not() {
+        assert_eq!(refusal(&[], &[], &[]), None);
+        assert_eq!(
+            refusal(&[], &[ingress("shop", "A.example", None)], &[]),
+            Some(reason::NAME_OWNED_ELSEWHERE)
+        );
+        assert_eq!(
+            refusal(&[], &[ingress("shop", "*.example", None)], &[]),
+            Some(reason::NAME_OWNED_ELSEWHERE)
+        );
+        let both = [ingress("shop", "a.example", None), ingress("web", "a.example", None)];
+        assert_eq!(refusal(&[], &both, &[]), None);
+    }
+
+    #[test]
+    fn a_route_of_waxwing_is_no_claim() {
+        let route = ingress("waxwing-system", "a.example", Some(labels::COMPONENT_ROUTE));
+        assert_eq!(refusal(&[], &[route], &[]), None);
+    }
+
+    #[test]
+    fn rules_limit_an_issuer_and_only_those_with_a_selector_give_a_neighbours_name() {
+        let neighbour = [ingress("shop", "a.example", None)];
+        assert_eq!(refusal(&[rule("b.example", None)], &[], &[]), Some(reason::NOT_ALLOWED));
+        assert_eq!(refusal(&[rule("*.example", None)], &[], &[]), None);
+        assert_eq!(refusal(&[rule("*.example", None)], &neighbour, &[]), Some(reason::NAME_OWNED_ELSEWHERE));
+        assert_eq!(refusal(&[rule("*.example", Some("web"))], &neighbour, &[("team", "web")]), None);
+        assert_eq!(
+            refusal(&[rule("*.example", Some("web"))], &neighbour, &[("team", "other")]),
+            Some(reason::NOT_ALLOWED)
+        );
+    }
+
+    #[test]
+    fn the_first_certificate_keeps_the_secret() {
+        let mut old = super::super::wanted::tests::certificate(&["a.example"]);
+        let mut new = old.clone();
+        let at = |seconds| {
+            Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(Timestamp::constant(seconds, 0)))
+        };
+        old.metadata.creation_timestamp = at(1);
+        old.metadata.name = Some("z".into());
+        new.metadata.creation_timestamp = at(2);
+        assert_eq!(first_of([&new, &old]).unwrap().name_any(), "z");
+    }
+
+    #[test]
+    fn wildcards_overlap_one_label_deep() {
+        for (name, host, expected) in [
+            ("a.example", "a.example", true),
+            ("*.example", "a.example", true),
+            ("a.example", "*.example", true),
+            ("a.b.example", "*.example", false),
+            ("example", "*.example", false),
+            ("b.example", "a.example", false),
+        ] {
+            assert_eq!(overlap(name, host), expected, "{name} {host}");
+        }
+    }
+}

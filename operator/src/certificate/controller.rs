@@ -1,0 +1,229 @@
+//! The controller of Certificates: watches become looks, looks become tasks.
+
+use std::collections::HashSet;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::stream::{self, BoxStream};
+use futures::{Stream, StreamExt};
+use k8s_openapi::api::core::v1::Secret;
+use kube::{Api, ResourceExt};
+use kube_runtime::controller::{Action, Config, Controller};
+use kube_runtime::reflector::{ObjectRef, Store};
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use waxwing_api::{Certificate, IssuerKind, labels, reason};
+
+use super::issue::Context;
+use super::order_secret;
+use super::tasks::CertificateTasks;
+use crate::issuer::IssuerKey;
+use crate::runtime::watch::{Change, Watch};
+
+/// Runs until `shutdown`. Tasks under way are cancelled then: their orders are in the cluster.
+pub async fn run(context: Context, shutdown: CancellationToken) -> Result<(), Infallible> {
+    // Looks are short; a full queue holds back ended tasks, not running ones.
+    let (ended, ends) = mpsc::channel(1024);
+    let tasks = CertificateTasks::new(context.clone(), ended);
+    let certificates = &context.watches.certificates;
+    let ends = stream::unfold(ends, |mut ends| async { ends.recv().await.map(|end| (end, ends)) });
+    let triggers = stream::select(ends, disturbances(&context, &tasks));
+
+    let looks = Controller::for_shared_stream(certificates.objects(), certificates.store().clone())
+        .reconcile_on(triggers)
+        .with_config(Config::default().concurrency(64))
+        .graceful_shutdown_on(shutdown.clone().cancelled_owned())
+        .run(look, |_, _: &Infallible, _| Action::await_change(), Arc::new(tasks.clone()))
+        // The only error left is an object that is gone; `sweep` sees to those.
+        .for_each(|_| async {});
+    tokio::select! {
+        () = looks => {}
+        () = sweep(&context, &tasks) => {}
+        () = shutdown.cancelled() => {}
+    }
+    tasks.cancel_all();
+    Ok(())
+}
+
+async fn look(certificate: Arc<Certificate>, tasks: Arc<CertificateTasks>) -> Result<Action, Infallible> {
+    Ok(tasks
+        .look(&certificate)
+        .map_or_else(Action::await_change, |pause| Action::requeue(pause.min(LONGEST_REQUEUE))))
+}
+
+/// A timer may not lie years ahead; looking once a day costs nothing.
+const LONGEST_REQUEUE: Duration = Duration::from_hours(24);
+
+/// Certificates to look at because something else has changed.
+fn disturbances(
+    context: &Context,
+    tasks: &CertificateTasks,
+) -> impl Stream<Item = ObjectRef<Certificate>> + Send + use<> {
+    let watches = &context.watches;
+    let store = watches.certificates.store().clone();
+
+    // An issuer became ready, or ceased to be.
+    let by_issuer = {
+        let store = store.clone();
+        let receiver = context.issuers.changes();
+        stream::unfold(receiver, move |mut receiver| {
+            let store = store.clone();
+            async move {
+                let looks = match receiver.recv().await {
+                    Ok(key) => having(&store, |certificate| names_issuer(certificate, &key)),
+                    Err(RecvError::Lagged(_)) => having(&store, |_| true),
+                    Err(RecvError::Closed) => return None,
+                };
+                Some((looks, receiver))
+            }
+        })
+    };
+    // A target Secret was touched by anyone.
+    let by_secret = {
+        let store = store.clone();
+        watches.target_secrets.touched().map(move |secret| {
+            let (namespace, name) = (secret.namespace(), secret.name_any());
+            having(&store, |certificate| {
+                certificate.namespace() == namespace && certificate.spec.secret_name == name
+            })
+        })
+    };
+    // A name may have become free, or come to this namespace.
+    let by_ingress = {
+        let store = store.clone();
+        watches.ingresses.touched().map(move |ingress| {
+            let is_route =
+                ingress.labels().get(labels::COMPONENT).is_some_and(|c| c == labels::COMPONENT_ROUTE);
+            if is_route {
+                Vec::new()
+            } else {
+                having(&store, |certificate| stopped_by(certificate, reason::NAME_OWNED_ELSEWHERE))
+            }
+        })
+    };
+    // Another Certificate of the same Secret has gone.
+    let by_certificate = {
+        let store = store.clone();
+        watches.certificates.changes().map(move |change| match change {
+            Change::Deleted(gone) => having(&store, |certificate| {
+                certificate.namespace() == gone.namespace()
+                    && certificate.spec.secret_name == gone.spec.secret_name
+            }),
+            Change::Applied(_) | Change::Resynced => Vec::new(),
+        })
+    };
+    let all: [BoxStream<'static, Vec<Arc<Certificate>>>; 4] =
+        [by_issuer.boxed(), by_secret.boxed(), by_ingress.boxed(), by_certificate.boxed()];
+    let tasks = tasks.clone();
+    stream::select_all(all).flat_map(move |certificates| {
+        let references: Vec<_> = certificates
+            .iter()
+            .map(|certificate| {
+                tasks.disturb(certificate);
+                ObjectRef::from_obj(&**certificate)
+            })
+            .collect();
+        stream::iter(references)
+    })
+}
+
+/// Ends what belongs to Certificates that are gone: their tasks, and their order Secrets.
+async fn sweep(context: &Context, tasks: &CertificateTasks) {
+    let watches = &context.watches;
+    let certificates = watches.certificates.changes().map(|change| match change {
+        Change::Deleted(certificate) => Sweep::Gone(certificate),
+        Change::Applied(_) => Sweep::Nothing,
+        Change::Resynced => Sweep::Everything,
+    });
+    let orders = watches.order_secrets.changes().map(|change| match change {
+        Change::Applied(_) | Change::Resynced => Sweep::Everything,
+        Change::Deleted(_) => Sweep::Nothing,
+    });
+    watches.certificates.wait_until_synced().await;
+    watches.order_secrets.wait_until_synced().await;
+    let mut changes = std::pin::pin!(stream::select(certificates, orders));
+    let orders: Api<Secret> = Api::namespaced(context.client.clone(), &context.own_namespace);
+    let mut failed = false;
+    loop {
+        let change = tokio::select! {
+            change = changes.next() => change,
+            // What could not be deleted is tried again.
+            () = tokio::time::sleep(SWEEP_AGAIN), if failed => Some(Sweep::Everything),
+        };
+        match change {
+            None => return,
+            Some(Sweep::Nothing) => continue,
+            Some(Sweep::Gone(certificate)) => {
+                tasks.forget(certificate.metadata.uid.as_deref().unwrap_or_default());
+                let namespace = certificate.namespace().unwrap_or_default();
+                context.metrics.forget_certificate(&namespace, &certificate.name_any());
+            }
+            Some(Sweep::Everything) => {}
+        }
+        failed = !sweep_once(&watches.certificates, &watches.order_secrets, tasks, &orders).await;
+    }
+}
+
+enum Sweep {
+    Nothing,
+    Gone(Arc<Certificate>),
+    Everything,
+}
+
+const SWEEP_AGAIN: Duration = Duration::from_secs(10);
+
+/// True if nothing is left to sweep.
+async fn sweep_once(
+    certificates: &Watch<Certificate>,
+    order_secrets: &Watch<Secret>,
+    tasks: &CertificateTasks,
+    orders: &Api<Secret>,
+) -> bool {
+    let alive: HashSet<String> =
+        certificates.store().state().iter().filter_map(|certificate| certificate.uid()).collect();
+    for uid in tasks.known() {
+        if !alive.contains(&uid) {
+            tasks.forget(&uid);
+        }
+    }
+    let mut clean = true;
+    for secret in order_secrets.store().state() {
+        let name = secret.name_any();
+        let Some(uid) = order_secret::certificate_uid(&name) else { continue };
+        if alive.contains(uid) {
+            continue;
+        }
+        match order_secret::delete(orders, &name, secret.metadata.uid.clone()).await {
+            Ok(()) => tracing::info!(secret = name, "swept the order of a Certificate that is gone"),
+            Err(error) => {
+                tracing::warn!(%error, "an order Secret is left for later");
+                clean = false;
+            }
+        }
+    }
+    clean
+}
+
+fn having(store: &Store<Certificate>, wanted: impl Fn(&Certificate) -> bool) -> Vec<Arc<Certificate>> {
+    store.state().into_iter().filter(|certificate| wanted(certificate)).collect()
+}
+
+fn names_issuer(certificate: &Certificate, key: &IssuerKey) -> bool {
+    let reference = &certificate.spec.issuer_ref;
+    reference.kind == key.kind
+        && reference.name == key.name
+        && match reference.kind {
+            IssuerKind::Issuer => certificate.namespace() == key.namespace,
+            IssuerKind::ClusterIssuer => true,
+        }
+}
+
+fn stopped_by(certificate: &Certificate, why: &str) -> bool {
+    certificate
+        .status
+        .iter()
+        .flat_map(|status| &status.conditions)
+        .any(|condition| condition.type_ == reason::ISSUING && condition.reason == why)
+}

@@ -1,0 +1,342 @@
+//! What a Certificate needs now: a pure function of what is wanted, what is stored and the clock.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use waxwing_acme::{Leaf, renewal_time};
+
+use super::target_secret::{IssuedBy, Ours, Stored};
+use super::wanted::Wanted;
+
+/// What is to be done for a Certificate.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Decision {
+    /// Order a certificate, for this reason.
+    Issue(Reason),
+    /// Go on with the order that is open.
+    Resume(Reason),
+    /// A certificate is due, but the last attempt failed and the next may not begin before this time.
+    Wait {
+        /// The begin of the next attempt.
+        until: Timestamp,
+        /// Why one is due.
+        reason: Reason,
+    },
+    /// The stored pair is what is wanted, until this time.
+    Keep {
+        /// When it is to be renewed.
+        renew_at: Timestamp,
+    },
+}
+
+/// Why a certificate is due.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Reason {
+    /// What is stored doesn't serve.
+    Fault(Fault),
+    /// It serves, but its renewal time has come.
+    Renewing,
+}
+
+/// Why what is stored doesn't serve: the Ready condition's reason while it is False.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Fault {
+    /// The target Secret is absent or holds no pair.
+    DoesNotExist,
+    /// The stored pair can't be used.
+    InvalidPair(String),
+    /// The stored certificate's time is over.
+    Expired,
+    /// The stored certificate is not for what the spec asks now.
+    SpecChanged(String),
+    /// The stored certificate comes from another issuer than the spec names.
+    IssuerChanged,
+}
+
+/// The order that the journal holds.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct OpenOrder {
+    /// How many failed attempts the status counted when the order was opened.
+    pub opened_after_failures: i32,
+}
+
+/// What the status remembers of failed attempts.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Failures {
+    /// Attempts that failed in a row.
+    pub count: i32,
+    /// Begin of the next one.
+    pub next_attempt: Option<Timestamp>,
+    /// Whether they were attempts at the spec as it is now.
+    pub same_spec: bool,
+}
+
+/// Decides. `seed` spreads renewals: stable for one Certificate.
+pub fn decide(
+    wanted: &Wanted,
+    stored: &Stored,
+    open: Option<OpenOrder>,
+    failures: Failures,
+    seed: u64,
+    now: Timestamp,
+) -> Decision {
+    let reason = match serving(wanted, stored, now) {
+        Err(fault) => Reason::Fault(fault),
+        Ok(leaf) => match renewal(wanted, leaf, seed) {
+            renew_at if renew_at > now => return Decision::Keep { renew_at },
+            _ => Reason::Renewing,
+        },
+    };
+    // An order that was opened after the last failure belongs to an attempt that hasn't ended yet:
+    // back-off is about beginning the next one, not about finishing this one.
+    if open.is_some_and(|order| order.opened_after_failures >= failures.count) {
+        return Decision::Resume(reason);
+    }
+    match back_off(failures, now) {
+        Some(until) => Decision::Wait { until, reason },
+        None if open.is_some() => Decision::Resume(reason),
+        None => Decision::Issue(reason),
+    }
+}
+
+/// The stored leaf if it is valid for what is wanted, whenever it is to be renewed (the Ready condition).
+pub fn serving<'a>(wanted: &Wanted, stored: &'a Stored, now: Timestamp) -> Result<&'a Leaf, Fault> {
+    let ours = match stored {
+        Stored::Absent | Stored::Unusable { .. } => return Err(Fault::DoesNotExist),
+        Stored::Ours(ours) => ours,
+    };
+    let leaf = match &ours.pair {
+        Ok(Some(leaf)) => leaf,
+        Ok(None) => return Err(Fault::DoesNotExist),
+        Err(error) => return Err(Fault::InvalidPair(error.to_string())),
+    };
+    if leaf.not_after <= now {
+        return Err(Fault::Expired);
+    }
+    if let Some(difference) = difference(wanted, leaf) {
+        return Err(Fault::SpecChanged(difference));
+    }
+    if foreign_issuer(wanted, ours) {
+        return Err(Fault::IssuerChanged);
+    }
+    Ok(leaf)
+}
+
+/// When a leaf is to be renewed.
+pub fn renewal(wanted: &Wanted, leaf: &Leaf, seed: u64) -> Timestamp {
+    renewal_time(leaf.not_before, leaf.not_after, wanted.renew_before, wanted.renew_before_percentage, seed)
+}
+
+/// The stored leaf, if there is a readable one.
+pub fn leaf(stored: &Stored) -> Option<&Leaf> {
+    match stored {
+        Stored::Ours(ours) => ours.pair.as_ref().ok().and_then(Option::as_ref),
+        Stored::Absent | Stored::Unusable { .. } => None,
+    }
+}
+
+/// Retry-After of a weekly limit is the longest that a CA has reason to ask; a later time was not written by us.
+const LONGEST_WAIT: SignedDuration = SignedDuration::from_hours(8 * 24);
+
+fn back_off(failures: Failures, now: Timestamp) -> Option<Timestamp> {
+    let next = failures.next_attempt.filter(|_| failures.same_spec)?;
+    (next > now && next.duration_since(now) <= LONGEST_WAIT).then_some(next)
+}
+
+/// What the stored leaf has otherwise than the spec asks, as a sentence.
+fn difference(wanted: &Wanted, leaf: &Leaf) -> Option<String> {
+    let wanted_names: BTreeSet<&str> = wanted.names.iter().map(String::as_str).collect();
+    let names: BTreeSet<&str> = leaf.dns_names.iter().map(String::as_str).collect();
+    if wanted_names != names {
+        let missing: Vec<_> = wanted_names.difference(&names).copied().collect();
+        return Some(if missing.is_empty() {
+            "the stored certificate is also for names that the spec no longer has".into()
+        } else {
+            format!("the stored certificate is not for {}", missing.join(", "))
+        });
+    }
+    match leaf.key_algorithm {
+        Some(algorithm) if algorithm == wanted.key => None,
+        _ => Some(format!("the stored key is not {}", wanted.key)),
+    }
+}
+
+fn foreign_issuer(wanted: &Wanted, ours: &Ours) -> bool {
+    let IssuedBy { kind, name } = &wanted.issued_by;
+    ours.issued_by.as_ref().is_some_and(|by| by.kind != *kind || by.name != *name)
+}
+
+impl Fault {
+    /// The reason as a condition carries it: CamelCase, stable.
+    pub const fn reason(&self) -> &'static str {
+        use waxwing_api::reason;
+        match self {
+            Self::DoesNotExist => reason::DOES_NOT_EXIST,
+            Self::InvalidPair(_) => reason::INVALID_PAIR,
+            Self::Expired => reason::EXPIRED,
+            Self::SpecChanged(_) => reason::SPEC_CHANGED,
+            Self::IssuerChanged => reason::ISSUER_CHANGED,
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Fault(fault) => fault.fmt(f),
+            Self::Renewing => f.write_str("the stored certificate's renewal time has come"),
+        }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::DoesNotExist => f.write_str("no certificate is stored yet"),
+            Self::InvalidPair(why) => write!(f, "the stored pair can't be used: {why}"),
+            Self::Expired => f.write_str("the stored certificate has expired"),
+            Self::SpecChanged(what) => f.write_str(what),
+            Self::IssuerChanged => f.write_str("the stored certificate comes from another issuer"),
+        }
+    }
+}
+
+/// A duration as std has it; negative ones are zero.
+pub fn until(time: Timestamp, now: Timestamp) -> Duration {
+    Duration::try_from(time.duration_since(now)).unwrap_or(Duration::ZERO)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use waxwing_acme::KeyAlgorithm;
+
+    use super::super::target_secret::tests::ours_with;
+    use super::super::wanted::tests::wanted;
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::constant(1_800_000_000, 0);
+
+    fn hours(hours: i64) -> SignedDuration {
+        SignedDuration::from_hours(hours)
+    }
+
+    fn leaf_of(names: &[&str], begun: i64, left: i64) -> Leaf {
+        Leaf {
+            not_before: NOW - hours(begun),
+            not_after: NOW + hours(left),
+            serial: "01".into(),
+            dns_names: names.iter().map(|name| (*name).to_owned()).collect(),
+            ip_addresses: Vec::new(),
+            common_name: None,
+            issuer: "test".into(),
+            ari_id: None,
+            key_algorithm: Some(KeyAlgorithm::EcdsaP256),
+        }
+    }
+
+    fn stored(leaf: Leaf) -> Stored {
+        Stored::Ours(Box::new(ours_with(Ok(Some(leaf)))))
+    }
+
+    fn plainly(stored: &Stored) -> Decision {
+        decide(&wanted(&["a.example"]), stored, None, Failures::default(), 0, NOW)
+    }
+
+    #[test]
+    fn nothing_stored_is_issued() {
+        assert_eq!(plainly(&Stored::Absent), Decision::Issue(Reason::Fault(Fault::DoesNotExist)));
+        let empty = Stored::Ours(Box::new(ours_with(Ok(None))));
+        assert_eq!(plainly(&empty), Decision::Issue(Reason::Fault(Fault::DoesNotExist)));
+    }
+
+    #[test]
+    fn a_valid_pair_is_kept_until_two_thirds() {
+        let Decision::Keep { renew_at } = plainly(&stored(leaf_of(&["a.example"], 30 * 24, 60 * 24))) else {
+            panic!("not kept")
+        };
+        assert!(renew_at > NOW && renew_at < NOW + hours(31 * 24));
+    }
+
+    #[test]
+    fn each_fault_has_its_reason() {
+        assert_eq!(
+            plainly(&stored(leaf_of(&["a.example"], 10, -1))),
+            Decision::Issue(Reason::Fault(Fault::Expired))
+        );
+        assert_eq!(
+            plainly(&stored(leaf_of(&["a.example"], 80 * 24, 10 * 24))),
+            Decision::Issue(Reason::Renewing)
+        );
+        let Decision::Issue(Reason::Fault(Fault::SpecChanged(what))) =
+            plainly(&stored(leaf_of(&["b.example"], 1, 900)))
+        else {
+            panic!("not seen")
+        };
+        assert_eq!(what, "the stored certificate is not for a.example");
+        let mut rsa = leaf_of(&["a.example"], 1, 900);
+        rsa.key_algorithm = Some(KeyAlgorithm::Rsa2048);
+        assert!(matches!(plainly(&stored(rsa)), Decision::Issue(Reason::Fault(Fault::SpecChanged(_)))));
+        let mut other = ours_with(Ok(Some(leaf_of(&["a.example"], 1, 900))));
+        other.issued_by = Some(IssuedBy { kind: "Issuer".into(), name: "other".into() });
+        assert_eq!(
+            plainly(&Stored::Ours(Box::new(other))),
+            Decision::Issue(Reason::Fault(Fault::IssuerChanged))
+        );
+    }
+
+    #[test]
+    fn back_off_waits_unless_the_spec_has_changed() {
+        let failures = Failures { count: 3, next_attempt: Some(NOW + hours(2)), same_spec: true };
+        let at = |failures| decide(&wanted(&["a.example"]), &Stored::Absent, None, failures, 0, NOW);
+        assert_eq!(
+            at(failures),
+            Decision::Wait { until: NOW + hours(2), reason: Reason::Fault(Fault::DoesNotExist) }
+        );
+        assert_eq!(
+            at(Failures { same_spec: false, ..failures }),
+            Decision::Issue(Reason::Fault(Fault::DoesNotExist))
+        );
+        assert_eq!(
+            at(Failures { next_attempt: Some(NOW - hours(2)), ..failures }),
+            Decision::Issue(Reason::Fault(Fault::DoesNotExist))
+        );
+    }
+
+    #[test]
+    fn a_next_attempt_in_two_years_was_not_written_by_waxwing() {
+        let failures = Failures { count: 3, next_attempt: Some(NOW + hours(2 * 365 * 24)), same_spec: true };
+        let decision = decide(&wanted(&["a.example"]), &Stored::Absent, None, failures, 0, NOW);
+        assert_eq!(decision, Decision::Issue(Reason::Fault(Fault::DoesNotExist)));
+    }
+
+    #[test]
+    fn an_unreported_order_outranks_back_off_and_a_reported_one_doesnt() {
+        let failures = Failures { count: 3, next_attempt: Some(NOW + hours(2)), same_spec: true };
+        let with = |opened_after_failures| {
+            let open = Some(OpenOrder { opened_after_failures });
+            decide(&wanted(&["a.example"]), &Stored::Absent, open, failures, 0, NOW)
+        };
+        assert_eq!(with(3), Decision::Resume(Reason::Fault(Fault::DoesNotExist)));
+        assert!(matches!(with(2), Decision::Wait { .. }));
+    }
+
+    proptest! {
+        #[test]
+        fn a_kept_pair_is_one_that_serves(begun in 1i64..5000, left in -100i64..5000, seed: u64) {
+            let stored = stored(leaf_of(&["a.example"], begun, left));
+            let wanted = wanted(&["a.example"]);
+            let decision = decide(&wanted, &stored, None, Failures::default(), seed, NOW);
+            match decision {
+                Decision::Keep { renew_at } => {
+                    prop_assert!(renew_at > NOW);
+                    prop_assert!(serving(&wanted, &stored, NOW).is_ok());
+                }
+                Decision::Issue(reason) => prop_assert!(matches!(reason, Reason::Fault(Fault::Expired) | Reason::Renewing)),
+                other => prop_assert!(false, "{other:?}"),
+            }
+        }
+    }
+}

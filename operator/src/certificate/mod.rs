@@ -1,0 +1,20 @@
+//! Certificates: from a spec to a Secret that holds what it asks for.
+//!
+//! [`issue`] is the one line that everything done for a Certificate follows; the other modules are its
+//! steps, in the order in which it takes them.
+
+pub mod admit;
+pub mod controller;
+pub mod decide;
+pub mod host_gate;
+pub mod issue;
+pub mod key_encoding;
+pub mod order_secret;
+pub mod reporter;
+pub mod status;
+pub mod target_secret;
+pub mod tasks;
+pub mod wanted;
+
+/// The name under which the API server records what Waxwing sets.
+const FIELD_MANAGER: &str = "waxwing";

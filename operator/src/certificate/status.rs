@@ -1,0 +1,399 @@
+//! What happened, as a status and an Event: pure functions.
+//!
+//! Ready is about the Secret: True while it holds a valid pair for this spec, whatever the last attempt did.
+//! Issuing is about the attempt: True with where it is, False with why it stopped. Nothing in a status changes
+//! when nothing happened.
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use serde_json::{Map, Value};
+use waxwing_acme::Leaf;
+use waxwing_api::{Certificate, CertificateAcmeStatus, CertificateStatus, IssuerKind, IssuerRef, reason};
+
+use super::admit::Refusal;
+use super::decide::{Failures, Fault};
+use super::target_secret::IssuedBy;
+
+/// What the target Secret holds.
+#[derive(Clone, Debug)]
+pub struct Held<'a> {
+    /// The leaf, if a readable one is stored.
+    pub leaf: Option<&'a Leaf>,
+    /// Who issued it, as far as that is known.
+    pub issued_by: Option<&'a IssuedBy>,
+    /// When it is to be renewed.
+    pub renew_at: Option<Timestamp>,
+    /// Why it doesn't serve, if it doesn't.
+    pub fault: Option<Fault>,
+}
+
+/// What became of a look at a Certificate.
+#[derive(Clone, Debug)]
+pub enum Outcome {
+    /// The stored pair is what is wanted.
+    Kept,
+    /// An attempt is under way and has come to this step.
+    Working(String),
+    /// A new certificate was stored.
+    Issued {
+        /// The order that it comes from.
+        order_url: String,
+    },
+    /// An attempt is due, but not yet.
+    Waiting,
+    /// No attempt may be made.
+    Refused(Refusal),
+    /// An attempt failed.
+    Failed(Failure),
+}
+
+/// A failed attempt.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Failure {
+    /// What was tried, what the CA answered, what most likely causes it, what to do next.
+    pub message: String,
+    /// Whether only a change can make the next attempt pass.
+    pub needs_change: bool,
+    /// The begin of the next attempt.
+    pub next_attempt: Timestamp,
+    /// The order, if there was one.
+    pub order_url: Option<String>,
+}
+
+/// A status to write, and an Event to send with it.
+#[derive(Debug)]
+pub struct Report {
+    /// The whole status.
+    pub status: CertificateStatus,
+    /// At most one Event.
+    pub event: Option<Notice>,
+}
+
+/// An Event's content.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Notice {
+    /// Whether it is about something going wrong.
+    pub warning: bool,
+    /// The same as a condition's reason.
+    pub reason: &'static str,
+    /// A sentence, without clocks and counters, so that Events aggregate.
+    pub note: String,
+}
+
+/// What the status remembers of failed attempts at the spec as it is now.
+pub fn failures(certificate: &Certificate) -> Failures {
+    let Some(status) = &certificate.status else { return Failures::default() };
+    Failures {
+        count: status.failed_issuance_attempts.unwrap_or_default().max(0),
+        next_attempt: status.next_attempt_time.as_ref().map(|time| time.0),
+        same_spec: attempted_this_spec(certificate),
+    }
+}
+
+/// The status after `outcome`.
+pub fn report(certificate: &Certificate, held: &Held<'_>, outcome: &Outcome, now: Timestamp) -> Report {
+    let before = certificate.status.clone().unwrap_or_default();
+    let generation = certificate.metadata.generation;
+    let mut status = before.clone();
+    if !attempted_this_spec(certificate) {
+        forget_failures(&mut status);
+    }
+    let mut event = describe_held(&mut status, &before, held);
+    set(&mut status.conditions, ready(held), generation, now);
+
+    let issuing = match outcome {
+        Outcome::Kept => {
+            forget_failures(&mut status);
+            let stopped_otherwise = find(&before.conditions, reason::ISSUING)
+                .is_some_and(|condition| condition.status == "True" || condition.reason != reason::ISSUED);
+            stopped_otherwise
+                .then(|| (false, reason::ISSUED, "The stored certificate is what the spec asks for.".into()))
+        }
+        Outcome::Waiting => None,
+        Outcome::Working(step) => Some((true, reason::IN_PROGRESS, sentence(step))),
+        Outcome::Issued { order_url } => {
+            forget_failures(&mut status);
+            status.acme = Some(CertificateAcmeStatus { order_url: Some(order_url.clone()) });
+            Some((false, reason::ISSUED, "The certificate was issued and stored.".into()))
+        }
+        Outcome::Refused(refusal) => {
+            let message = sentence(&refusal.message);
+            let known = find(&before.conditions, reason::ISSUING)
+                .is_some_and(|condition| condition.reason == refusal.reason && condition.message == message);
+            if !known {
+                event = Some(Notice { warning: true, reason: refusal.reason, note: message.clone() });
+            }
+            Some((false, refusal.reason, message))
+        }
+        Outcome::Failed(failure) => {
+            let reason = if failure.needs_change { reason::FAILED } else { reason::BACKING_OFF };
+            let message = sentence(&failure.message);
+            status.failed_issuance_attempts =
+                Some(status.failed_issuance_attempts.unwrap_or_default().max(0).saturating_add(1));
+            status.last_failure_time = Some(Time(seconds(now)));
+            status.next_attempt_time = Some(Time(seconds(failure.next_attempt)));
+            if let Some(order_url) = &failure.order_url {
+                status.acme = Some(CertificateAcmeStatus { order_url: Some(order_url.clone()) });
+            }
+            event = Some(Notice { warning: true, reason, note: message.clone() });
+            Some((false, reason, message))
+        }
+    };
+    if let Some((is_true, reason, message)) = issuing {
+        set(&mut status.conditions, condition(reason::ISSUING, is_true, reason, message), generation, now);
+    }
+    Report { status, event }
+}
+
+/// The merge patch that turns one JSON value into another: what is gone becomes null.
+pub fn merge_patch(before: &Value, after: &Value) -> Value {
+    match (before, after) {
+        (Value::Object(before), Value::Object(after)) => {
+            let mut patch = Map::new();
+            for (key, old) in before {
+                match after.get(key) {
+                    None => drop(patch.insert(key.clone(), Value::Null)),
+                    Some(new) if new == old => {}
+                    Some(new) => drop(patch.insert(key.clone(), merge_patch(old, new))),
+                }
+            }
+            for (key, new) in after.iter().filter(|(key, _)| !before.contains_key(*key)) {
+                patch.insert(key.clone(), new.clone());
+            }
+            Value::Object(patch)
+        }
+        _ => after.clone(),
+    }
+}
+
+/// Fills what is known of the stored leaf; a leaf with another serial than before is news.
+fn describe_held(
+    status: &mut CertificateStatus,
+    before: &CertificateStatus,
+    held: &Held<'_>,
+) -> Option<Notice> {
+    status.not_before = held.leaf.map(|leaf| Time(leaf.not_before));
+    status.not_after = held.leaf.map(|leaf| Time(leaf.not_after));
+    status.serial_number = held.leaf.map(|leaf| leaf.serial.clone());
+    status.renewal_time = held.renew_at.map(|at| Time(seconds(at)));
+    status.issuer_ref = held.leaf.and(held.issued_by).map(|by| IssuerRef {
+        name: by.name.clone(),
+        kind: if by.kind == IssuerKind::ClusterIssuer.to_string() {
+            IssuerKind::ClusterIssuer
+        } else {
+            IssuerKind::Issuer
+        },
+        group: Some(waxwing_api::GROUP.into()),
+    });
+    let leaf = held.leaf?;
+    if held.fault.is_some() || before.serial_number.as_ref() == Some(&leaf.serial) {
+        return None;
+    }
+    status.revision = Some(before.revision.unwrap_or_default().max(0).saturating_add(1));
+    let by = held.issued_by.map(|by| format!(" from {} {}", by.kind, by.name)).unwrap_or_default();
+    Some(Notice {
+        warning: false,
+        reason: reason::ISSUED,
+        note: format!("Stored a certificate for {}{by}.", leaf.dns_names.join(", ")),
+    })
+}
+
+fn ready(held: &Held<'_>) -> Condition {
+    match (&held.fault, held.leaf) {
+        (None, Some(leaf)) => condition(
+            reason::READY,
+            true,
+            reason::ISSUED,
+            format!("The Secret holds a certificate for {}.", leaf.dns_names.join(", ")),
+        ),
+        (Some(fault), _) => condition(reason::READY, false, fault.reason(), sentence(&fault.to_string())),
+        (None, None) => condition(
+            reason::READY,
+            false,
+            reason::DOES_NOT_EXIST,
+            sentence(&Fault::DoesNotExist.to_string()),
+        ),
+    }
+}
+
+fn attempted_this_spec(certificate: &Certificate) -> bool {
+    certificate
+        .status
+        .as_ref()
+        .and_then(|status| find(&status.conditions, reason::ISSUING))
+        .is_some_and(|condition| condition.observed_generation == certificate.metadata.generation)
+}
+
+fn forget_failures(status: &mut CertificateStatus) {
+    status.failed_issuance_attempts = None;
+    status.last_failure_time = None;
+    status.next_attempt_time = None;
+}
+
+fn condition(type_: &str, is_true: bool, reason: &str, message: String) -> Condition {
+    Condition {
+        type_: type_.into(),
+        status: if is_true { "True" } else { "False" }.into(),
+        reason: reason.into(),
+        message: shorten(message),
+        observed_generation: None,
+        last_transition_time: Time(Timestamp::UNIX_EPOCH),
+    }
+}
+
+/// Sets a condition; its transition time moves only with its status.
+fn set(conditions: &mut Vec<Condition>, mut new: Condition, generation: Option<i64>, now: Timestamp) {
+    new.observed_generation = generation;
+    new.last_transition_time = Time(seconds(now));
+    match conditions.iter_mut().find(|condition| condition.type_ == new.type_) {
+        Some(old) => {
+            if old.status == new.status {
+                new.last_transition_time = old.last_transition_time.clone();
+            }
+            *old = new;
+        }
+        None => conditions.push(new),
+    }
+}
+
+fn find<'a>(conditions: &'a [Condition], type_: &str) -> Option<&'a Condition> {
+    conditions.iter().find(|condition| condition.type_ == type_)
+}
+
+/// Kubernetes keeps whole seconds; a fraction would make each status differ from what was stored.
+fn seconds(time: Timestamp) -> Timestamp {
+    Timestamp::from_second(time.as_second()).unwrap_or(time)
+}
+
+/// A condition's message holds 32 KiB; a CA's words, which are the longest part, don't need that.
+const LONGEST_MESSAGE: usize = 2_000;
+
+fn shorten(mut message: String) -> String {
+    if message.len() > LONGEST_MESSAGE {
+        let end = (0..=LONGEST_MESSAGE).rev().find(|end| message.is_char_boundary(*end)).unwrap_or_default();
+        message.truncate(end);
+        message.push('…');
+    }
+    message
+}
+
+/// The first letter in upper case and a full stop, for what began as the end of an error.
+pub fn sentence(text: &str) -> String {
+    let mut characters = text.chars();
+    // A name is not a word: names of hosts stay as they are.
+    let first_word = text.split_whitespace().next().unwrap_or_default();
+    let mut sentence = match characters.next() {
+        Some(first) if !first_word.contains('.') => first.to_uppercase().chain(characters).collect(),
+        _ => text.to_owned(),
+    };
+    if !sentence.ends_with(['.', '!', '?', '…']) {
+        sentence.push('.');
+    }
+    sentence
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::wanted::tests::certificate;
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::constant(1_800_000_000, 0);
+
+    fn leaf(serial: &str) -> Leaf {
+        Leaf {
+            not_before: NOW,
+            not_after: NOW + jiff::SignedDuration::from_hours(2160),
+            serial: serial.into(),
+            dns_names: vec!["a.example".into()],
+            ip_addresses: Vec::new(),
+            common_name: None,
+            issuer: "test".into(),
+            ari_id: None,
+            key_algorithm: None,
+        }
+    }
+
+    fn holding(leaf: &Leaf) -> Held<'_> {
+        Held { leaf: Some(leaf), issued_by: None, renew_at: Some(NOW), fault: None }
+    }
+
+    const EMPTY: Held<'static> =
+        Held { leaf: None, issued_by: None, renew_at: None, fault: Some(Fault::DoesNotExist) };
+
+    fn failed(next: i64) -> Outcome {
+        Outcome::Failed(Failure {
+            message: "port 80 of 203.0.113.7 refused".into(),
+            needs_change: false,
+            next_attempt: NOW + jiff::SignedDuration::from_secs(next),
+            order_url: None,
+        })
+    }
+
+    #[test]
+    fn an_issued_certificate_is_reported_once() {
+        let mut certificate = certificate(&["a.example"]);
+        let leaf = leaf("01");
+        let outcome = Outcome::Issued { order_url: "https://ca.example/order/1".into() };
+        let first = report(&certificate, &holding(&leaf), &outcome, NOW);
+        assert_eq!(first.status.revision, Some(1));
+        assert_eq!(first.event.unwrap().note, "Stored a certificate for a.example.");
+        certificate.status = Some(first.status.clone());
+        let later = NOW + jiff::SignedDuration::from_hours(1);
+        let second = report(&certificate, &holding(&leaf), &Outcome::Kept, later);
+        assert_eq!(second.status, first.status, "nothing happened, so nothing changes");
+        assert_eq!(second.event, None);
+    }
+
+    #[test]
+    fn failures_count_and_a_new_spec_starts_afresh() {
+        let mut certificate = certificate(&["a.example"]);
+        for expected in 1..=2 {
+            let report = report(&certificate, &EMPTY, &failed(60), NOW);
+            assert_eq!(report.status.failed_issuance_attempts, Some(expected));
+            let note = report.event.unwrap().note;
+            assert!(!note.contains(char::is_numeric) || note.contains("203.0.113.7"), "{note}");
+            certificate.status = Some(report.status);
+        }
+        assert!(failures(&certificate).same_spec);
+        certificate.metadata.generation = Some(2);
+        assert!(!failures(&certificate).same_spec);
+        let report = report(&certificate, &EMPTY, &failed(60), NOW);
+        assert_eq!(report.status.failed_issuance_attempts, Some(1));
+    }
+
+    #[test]
+    fn a_serving_certificate_stays_ready_when_its_renewal_fails() {
+        let leaf = leaf("01");
+        let report = report(&certificate(&["a.example"]), &holding(&leaf), &failed(60), NOW);
+        assert_eq!(find(&report.status.conditions, reason::READY).unwrap().status, "True");
+        assert_eq!(find(&report.status.conditions, reason::ISSUING).unwrap().status, "False");
+    }
+
+    #[test]
+    fn a_refusal_is_an_event_once() {
+        let mut certificate = certificate(&["a.example"]);
+        let refused =
+            Outcome::Refused(Refusal { reason: reason::ISSUER_NOT_FOUND, message: "there is none".into() });
+        let first = report(&certificate, &EMPTY, &refused, NOW);
+        assert!(first.event.unwrap().warning);
+        certificate.status = Some(first.status);
+        assert_eq!(report(&certificate, &EMPTY, &refused, NOW).event, None);
+    }
+
+    #[test]
+    fn a_merge_patch_removes_what_is_gone() {
+        let before = json!({"a": 1, "b": {"c": 1, "d": 2}, "e": [1]});
+        let after = json!({"b": {"d": 3}, "e": [2], "f": 4});
+        let patch = merge_patch(&before, &after);
+        assert_eq!(patch, json!({"a": null, "b": {"c": null, "d": 3}, "e": [2], "f": 4}));
+        assert_eq!(merge_patch(&after, &after), json!({}));
+    }
+
+    #[test]
+    fn sentences_leave_host_names_alone() {
+        assert_eq!(sentence("there is no issuer"), "There is no issuer.");
+        assert_eq!(sentence("a.example is routed elsewhere"), "a.example is routed elsewhere.");
+    }
+}

@@ -1,0 +1,230 @@
+//! One supervised task per Certificate.
+//!
+//! The reconciler itself never waits: an awaiting one would be blind to edits and deletion. It starts, keeps or
+//! cancels the task that does, and is called again when that has ended.
+
+use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures::FutureExt;
+use jiff::Timestamp;
+use kube::ResourceExt;
+use kube_runtime::reflector::ObjectRef;
+use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
+use tracing::Instrument;
+use waxwing_api::Certificate;
+
+use super::decide;
+use super::issue::{Context, Interrupted, Rest, issue};
+
+/// The tasks of all Certificates. Clones are handles to the same set.
+#[derive(Clone)]
+pub struct CertificateTasks {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    context: Context,
+    table: Mutex<HashMap<String, Entry>>,
+    started: AtomicU64,
+    ended: mpsc::Sender<ObjectRef<Certificate>>,
+}
+
+enum Entry {
+    Running {
+        /// Tells this task from one that was cancelled and is ending still.
+        number: u64,
+        intent: Intent,
+        generation: Option<i64>,
+        task: AbortHandle,
+        /// Something has happened that the task may not have seen.
+        again: bool,
+    },
+    Resting {
+        rest: Rest,
+        stale: bool,
+        interruptions: u32,
+    },
+}
+
+/// The part of a spec that an attempt is about: if it changes, the attempt is cancelled.
+#[derive(Clone, Debug, Eq, PartialEq)]
+struct Intent(String);
+
+impl CertificateTasks {
+    /// No tasks yet. `ended` is told the Certificate of each one that ends.
+    pub fn new(context: Context, ended: mpsc::Sender<ObjectRef<Certificate>>) -> Self {
+        Self {
+            shared: Arc::new(Shared { context, table: Mutex::default(), started: AtomicU64::new(0), ended }),
+        }
+    }
+
+    /// Looks at a Certificate: starts a task, or leaves the running one, or lets it rest. Gives the time until the
+    /// next look, if it isn't the task's end that brings it.
+    pub fn look(&self, certificate: &Arc<Certificate>) -> Option<Duration> {
+        let uid = certificate.uid()?;
+        if certificate.metadata.deletion_timestamp.is_some() {
+            self.forget(&uid);
+            return None;
+        }
+        let now = Timestamp::now();
+        let intent = Intent::of(certificate);
+        let mut table = self.shared.table.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut interruptions = 0;
+        match table.get_mut(&uid) {
+            Some(Entry::Running { intent: running, generation, again, .. }) if *running == intent => {
+                *again |= *generation != certificate.metadata.generation;
+                return None;
+            }
+            Some(Entry::Running { task, .. }) => {
+                tracing::info!(certificate = %name(certificate), "the spec has changed; the attempt is cancelled");
+                task.abort();
+            }
+            Some(Entry::Resting { rest, stale, interruptions: so_far }) => {
+                // After an interruption its pause is kept to whatever happens, so that nothing can drive a loop.
+                let seen = rest.version == certificate.resource_version() && !*stale;
+                if rest.wake > now && (seen || *so_far > 0) {
+                    return Some(decide::until(rest.wake, now));
+                }
+                interruptions = *so_far;
+            }
+            None => {}
+        }
+        let number = self.shared.started.fetch_add(1, Ordering::Relaxed);
+        let task = self.spawn(number, uid.clone(), Arc::clone(certificate), interruptions);
+        let generation = certificate.metadata.generation;
+        table.insert(uid, Entry::Running { number, intent, generation, task, again: false });
+        None
+    }
+
+    /// Something outside of the Certificate has changed that it depends on.
+    pub fn disturb(&self, certificate: &Certificate) {
+        let Some(uid) = certificate.uid() else { return };
+        match self.shared.table.lock().unwrap_or_else(PoisonError::into_inner).get_mut(&uid) {
+            Some(Entry::Running { again, .. }) => *again = true,
+            Some(Entry::Resting { stale, .. }) => *stale = true,
+            None => {}
+        }
+    }
+
+    /// Cancels the task of a Certificate that is gone.
+    pub fn forget(&self, uid: &str) {
+        let entry = self.shared.table.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
+        if let Some(Entry::Running { task, .. }) = entry {
+            task.abort();
+        }
+    }
+
+    /// The UIDs that have a task or rest after one.
+    pub fn known(&self) -> Vec<String> {
+        self.shared.table.lock().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect()
+    }
+
+    /// Cancels every task. What they have begun is in their journals.
+    pub fn cancel_all(&self) {
+        for (_, entry) in self.shared.table.lock().unwrap_or_else(PoisonError::into_inner).drain() {
+            if let Entry::Running { task, .. } = entry {
+                task.abort();
+            }
+        }
+    }
+
+    fn spawn(
+        &self,
+        number: u64,
+        uid: String,
+        certificate: Arc<Certificate>,
+        interruptions: u32,
+    ) -> AbortHandle {
+        let tasks = self.clone();
+        let span = tracing::info_span!("issue", certificate = %name(&certificate));
+        let work = async move {
+            let reference = ObjectRef::from_obj(&*certificate);
+            let version = certificate.resource_version();
+            let result = AssertUnwindSafe(issue(&tasks.shared.context, certificate)).catch_unwind().await;
+            let (rest, interruptions) = match result {
+                Ok(Ok(rest)) => (rest, 0),
+                Ok(Err(error)) => {
+                    (interrupted(Some(&error), interruptions, version), interruptions.saturating_add(1))
+                }
+                Err(_) => (interrupted(None, interruptions, version), interruptions.saturating_add(1)),
+            };
+            tasks.shared.context.metrics.reconcile("certificate", interruptions == 0);
+            tasks.rest(number, &uid, rest, interruptions);
+            // Nobody listens any more: the process ends.
+            let _ = tasks.shared.ended.send(reference).await;
+        };
+        tokio::spawn(work.instrument(span)).abort_handle()
+    }
+
+    fn rest(&self, number: u64, uid: &str, rest: Rest, interruptions: u32) {
+        let mut table = self.shared.table.lock().unwrap_or_else(PoisonError::into_inner);
+        match table.get_mut(uid) {
+            Some(entry @ Entry::Running { .. }) => {
+                if let Entry::Running { number: running, again, .. } = entry
+                    && *running == number
+                {
+                    *entry = Entry::Resting { rest, stale: *again, interruptions };
+                }
+            }
+            Some(Entry::Resting { .. }) | None => {}
+        }
+    }
+}
+
+impl Intent {
+    fn of(certificate: &Certificate) -> Self {
+        let spec = &certificate.spec;
+        let mut names = spec.dns_names.clone();
+        names.sort();
+        let fields =
+            (names, &spec.common_name, &spec.issuer_ref, &spec.private_key, &spec.profile, &spec.secret_name);
+        Self(serde_json::to_string(&fields).unwrap_or_default())
+    }
+}
+
+/// The first pause after an interruption; each further one doubles it.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_mins(1);
+
+fn interrupted(error: Option<&Interrupted>, interruptions: u32, version: Option<String>) -> Rest {
+    let pause = FIRST_PAUSE.saturating_mul(1 << interruptions.min(6)).min(LONGEST_PAUSE);
+    if let Some(error) = error {
+        tracing::warn!(%error, again_in = ?pause, "interrupted");
+    } else {
+        tracing::error!(again_in = ?pause, "the task panicked; this is a bug in Waxwing");
+    }
+    Rest { wake: Timestamp::now().saturating_add(pause).unwrap_or(Timestamp::MAX), version }
+}
+
+fn name(certificate: &Certificate) -> String {
+    format!("{}/{}", certificate.namespace().unwrap_or_default(), certificate.name_any())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::wanted::tests::certificate;
+    use super::*;
+
+    #[test]
+    fn the_template_is_not_what_an_attempt_is_about() {
+        let before = certificate(&["a.example", "b.example"]);
+        let mut after = certificate(&["b.example", "a.example"]);
+        after.spec.secret_template = Some(waxwing_api::SecretTemplate::default());
+        assert_eq!(Intent::of(&before), Intent::of(&after));
+        after.spec.secret_name = "other".into();
+        assert_ne!(Intent::of(&before), Intent::of(&after));
+    }
+
+    #[test]
+    fn interruptions_pause_longer_and_not_for_ever() {
+        let pause = |count| decide::until(interrupted(None, count, None).wake, Timestamp::now());
+        assert!(pause(0) <= FIRST_PAUSE);
+        assert!(pause(3) > Duration::from_secs(7));
+        assert!(pause(u32::MAX) <= LONGEST_PAUSE);
+    }
+}
