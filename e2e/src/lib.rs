@@ -11,6 +11,7 @@ pub mod pki;
 pub mod probe;
 pub mod process;
 pub mod sandbox;
+pub mod up;
 
 mod error;
 

@@ -2,6 +2,8 @@
 
 use std::{
     env, fs,
+    io::Write as _,
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
 
@@ -51,6 +53,16 @@ pub fn create(directory: &Path) -> Result<(), Error> {
 /// Writes a file whole.
 pub fn write(path: &Path, contents: impl AsRef<[u8]>) -> Result<(), Error> {
     fs::write(path, contents).map_err(Error::io(|| format!("writing {}", path.display())))
+}
+
+/// Writes a file that only its owner may read.
+pub fn write_private(path: &Path, contents: &str) -> Result<(), Error> {
+    let failed = || format!("writing {}", path.display());
+    // An older one may be open to all.
+    let _ = fs::remove_file(path);
+    let mut options = fs::OpenOptions::new();
+    let mut file = options.create_new(true).write(true).mode(0o600).open(path).map_err(Error::io(failed))?;
+    file.write_all(contents.as_bytes()).map_err(Error::io(failed))
 }
 
 /// Reads a file whole.

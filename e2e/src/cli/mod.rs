@@ -1,10 +1,16 @@
 //! The commands of `e2e`.
 
 mod fetch;
+mod up;
 
 use std::{ffi::OsString, process::ExitCode};
 
-use e2e::{Error, parts::Purpose, sandbox};
+use e2e::{
+    Error,
+    parts::Purpose,
+    sandbox,
+    up::{Named, forward, supervise},
+};
 
 /// The lab: a real Kubernetes control plane, real CAs and a real ingress controller on this machine.
 #[derive(Debug, clap::Parser)]
@@ -22,6 +28,63 @@ pub enum Command {
         #[arg(required = true, last = true)]
         command: Vec<OsString>,
     },
+    /// Start a lab that keeps running, and return when it is ready
+    Up {
+        #[command(flatten)]
+        lab: LabName,
+        /// Waxwing's program and arguments, to run it in the lab
+        #[arg(last = true)]
+        operator: Vec<OsString>,
+    },
+    /// End a lab; nothing of it stays but its logs
+    Down {
+        #[command(flatten)]
+        lab: LabName,
+    },
+    /// Say what runs and where; exit code 1 when something doesn't
+    Status {
+        #[command(flatten)]
+        lab: LabName,
+    },
+    /// Print a part's log, or which logs there are
+    Logs {
+        #[command(flatten)]
+        lab: LabName,
+        /// The part
+        part: Option<String>,
+        /// Print what comes, until interrupted
+        #[arg(short, long)]
+        follow: bool,
+    },
+    /// Print shell variables that point kubectl at a lab: eval "$(e2e env)"
+    Env {
+        #[command(flatten)]
+        lab: LabName,
+    },
+    /// Run a command inside of a lab
+    Exec {
+        #[command(flatten)]
+        lab: LabName,
+        /// The command and its arguments
+        #[arg(required = true, last = true)]
+        command: Vec<OsString>,
+    },
+    /// Runs a lab's parts inside of its sandbox
+    #[command(hide = true)]
+    Supervise {
+        #[command(flatten)]
+        lab: LabName,
+        /// Waxwing's program and arguments
+        #[arg(last = true)]
+        operator: Vec<OsString>,
+    },
+    /// Connects the socket that standard input is to an address
+    #[command(hide = true)]
+    Forward {
+        /// The address
+        #[arg(long)]
+        to: String,
+    },
     /// The first process of a sandbox
     #[command(hide = true)]
     SandboxInit {
@@ -31,18 +94,52 @@ pub enum Command {
     },
 }
 
+/// Which lab.
+#[derive(Debug, clap::Args)]
+pub struct LabName {
+    /// The lab's name: several run side by side
+    #[arg(long, default_value = "demo", value_name = "NAME")]
+    name: String,
+}
+
+impl LabName {
+    fn parse(&self) -> Result<Named, Error> {
+        Named::new(&self.name)
+    }
+}
+
 impl Command {
     /// Runs the command, says what went wrong, and answers with the exit code: 0, 1, or the
     /// sandboxed command's own.
     pub fn run(self) -> ExitCode {
-        let outcome = match self {
-            Self::Fetch { purpose } => fetch::run(purpose).map(|()| ExitCode::SUCCESS),
-            Self::Sandbox { command } => Err(sandbox::enter(&command)),
-            Self::SandboxInit { command } => sandbox::init(&command).map(ExitCode::from),
-        };
-        outcome.unwrap_or_else(|error: Error| {
+        self.outcome().unwrap_or_else(|error| {
             eprintln!("e2e: {error}");
             ExitCode::FAILURE
         })
     }
+
+    fn outcome(self) -> Result<ExitCode, Error> {
+        match self {
+            Self::Fetch { purpose } => fetch::run(purpose)?,
+            Self::Sandbox { command } => return Err(sandbox::enter(&command)),
+            Self::SandboxInit { command } => return sandbox::init(&command).map(ExitCode::from),
+            Self::Up { lab, operator } => up::up(&lab.parse()?, operator)?,
+            Self::Down { lab } => up::down(&lab.parse()?)?,
+            Self::Status { lab } => {
+                if !up::status(&lab.parse()?)? {
+                    return Ok(ExitCode::FAILURE);
+                }
+            }
+            Self::Logs { lab, part, follow } => up::logs(&lab.parse()?, part.as_deref(), follow)?,
+            Self::Env { lab } => up::env(&lab.parse()?)?,
+            Self::Exec { lab, command } => up::exec(&lab.parse()?, &command)?,
+            Self::Supervise { lab, operator } => runtime()?.block_on(supervise(&lab.parse()?, operator))?,
+            Self::Forward { to } => runtime()?.block_on(forward(to))?,
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, Error> {
+    tokio::runtime::Runtime::new().map_err(Error::io(|| "starting the async runtime"))
 }

@@ -21,11 +21,11 @@ use crate::{
     sandbox::NODE_ADDRESS,
 };
 
-/// Where the API server listens inside of the sandbox.
-pub(crate) const API_PORT: u16 = 6443;
+/// The API server inside of the sandbox.
+pub const API_URL: &str = "https://127.0.0.1:6443";
 
-/// The name in the API server's certificate that clients may always check for.
-pub(crate) const API_NAME: &str = "kubernetes";
+/// The name in the API server's certificate that clients check for, wherever they reach it.
+const API_NAME: &str = "kubernetes";
 
 const ETCD: &str = "http://127.0.0.1:2379";
 
@@ -138,29 +138,17 @@ impl Cluster {
     }
 }
 
-/// A kubeconfig for `user`, whose API server is at `server`.
-pub(crate) fn render_kubeconfig(user: User, server: &str, root: &Path) -> String {
+/// A kubeconfig for `user` inside of the sandbox.
+fn render_kubeconfig(user: User, token: &str, root: &Path) -> String {
     format!(
         "apiVersion: v1\nkind: Config\ncurrent-context: waxwing-lab\n\
-         clusters:\n- name: waxwing-lab\n  cluster:\n    server: {server}\n    tls-server-name: {API_NAME}\n    \
+         clusters:\n- name: waxwing-lab\n  cluster:\n    server: {API_URL}\n    tls-server-name: {API_NAME}\n    \
          certificate-authority: {root}\n\
          users:\n- name: {user}\n  user: {{token: {token}}}\n\
          contexts:\n- name: waxwing-lab\n  context: {{cluster: waxwing-lab, user: {user}}}\n",
         root = root.display(),
         user = user.slug(),
-        token = token(user),
     )
-}
-
-/// The API server's URL inside of the sandbox.
-fn api_url() -> String {
-    format!("https://127.0.0.1:{API_PORT}")
-}
-
-/// A user's token. It is no secret: nothing outside of the sandbox reaches the API server, but by
-/// the forwarder on this machine's loopback.
-fn token(user: User) -> String {
-    format!("lab-{}", user.slug())
 }
 
 fn kubeconfig(places: &Places, user: User) -> PathBuf {
@@ -189,8 +177,9 @@ fn write_files(authority: &Authority, files: &Path) -> Result<(), Error> {
     paths::write(&files.join("service-accounts.pem"), public)?;
     let mut tokens = Vec::new();
     for user in User::ALL {
-        tokens.push([&token(user), user.name(), user.slug(), user.group()].join(","));
-        let config = render_kubeconfig(user, &api_url(), &files.join("lab-root.pem"));
+        let token = random_token()?;
+        tokens.push([&token, user.name(), user.slug(), user.group()].join(","));
+        let config = render_kubeconfig(user, &token, &files.join("lab-root.pem"));
         paths::write(&files.join(format!("{}.kubeconfig", user.slug())), config)?;
     }
     paths::write(&files.join("tokens.csv"), tokens.join("\n"))?;
@@ -198,6 +187,12 @@ fn write_files(authority: &Authority, files: &Path) -> Result<(), Error> {
     let policy = "apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [RequestReceived, ResponseStarted]\n\
         rules:\n- level: Metadata\n  verbs: [create, update, patch, delete, deletecollection]\n- level: None\n";
     paths::write(&files.join("audit-policy.yaml"), policy)
+}
+
+fn random_token() -> Result<String, Error> {
+    let mut bytes = [0; 16];
+    aws_lc_rs::rand::fill(&mut bytes).map_err(Error::invalid(|| "making a token"))?;
+    Ok(format!("{:032x}", u128::from_be_bytes(bytes)))
 }
 
 fn etcd_flags(data: &Path) -> Vec<String> {
@@ -215,7 +210,7 @@ fn api_server_flags(places: &Places) -> Vec<String> {
     let file = |flag: &str, name: &str| format!("--{flag}={}", places.files.join(name).display());
     vec![
         format!("--etcd-servers={ETCD}"),
-        format!("--secure-port={API_PORT}"),
+        "--secure-port=6443".to_owned(),
         format!("--advertise-address={NODE_ADDRESS}"),
         "--service-cluster-ip-range=10.0.0.0/24".to_owned(),
         "--authorization-mode=RBAC".to_owned(),

@@ -11,12 +11,14 @@ mod traefik;
 mod user;
 
 use std::{
+    fs::Permissions,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     sync::atomic::{AtomicU32, Ordering},
 };
 
 pub use audit::{Audit, Mark, Write};
-pub use cluster::ClusterOptions;
+pub use cluster::{API_URL, ClusterOptions};
 pub use dns::Dns;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{Api, Client, api::PostParams};
@@ -80,14 +82,14 @@ impl Places {
     }
 
     fn create(&self) -> Result<(), Error> {
-        for old in [&self.data, &self.logs] {
-            // Of an earlier lab with this name.
-            let _ = std::fs::remove_dir_all(old);
-        }
+        // Of an earlier lab with this name.
+        let _ = std::fs::remove_dir_all(&self.data);
         for directory in [&self.files, &self.logs, &self.data] {
             paths::create(directory)?;
         }
-        Ok(())
+        // Keys and tokens are in there.
+        std::fs::set_permissions(&self.files, Permissions::from_mode(0o700))
+            .map_err(Error::io(|| format!("closing {}", self.files.display())))
     }
 }
 
@@ -95,7 +97,10 @@ impl Lab {
     /// Starts a lab for a test and waits until every part answers. `name` names its logs in
     /// `target/lab/test-logs`.
     pub async fn start(name: &str, parts: Parts) -> Result<Self, Error> {
-        Self::start_in(Places::for_test(name), parts, &mut |_| ()).await
+        let places = Places::for_test(name);
+        // Of an earlier run.
+        let _ = std::fs::remove_dir_all(&places.logs);
+        Self::start_in(places, parts, &mut |_| ()).await
     }
 
     /// Starts a lab with its files in given places, and tells `step` about each part that is ready.

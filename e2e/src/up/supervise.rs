@@ -1,0 +1,129 @@
+//! Inside of the sandbox: starts a lab, and says in a file how it fares.
+
+use std::{
+    ffi::OsString,
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::Named;
+use crate::{
+    Error,
+    lab::{Lab, Operator, OperatorOptions, Parts, PebbleOptions, Places, TraefikOptions},
+    paths,
+    process::Process,
+};
+
+/// How often the parts are looked at.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// What the supervisor sees, as its file holds it.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
+pub struct Supervised {
+    /// Titles of what is ready, in order.
+    pub ready: Vec<String>,
+    /// Whether everything is ready, and its files are written.
+    pub complete: bool,
+    /// Why the lab did not come up.
+    pub error: Option<String>,
+    /// The parts.
+    pub parts: Vec<PartState>,
+}
+
+/// A part and how it fares.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+pub struct PartState {
+    /// Its name, which is its log's too.
+    pub name: String,
+    /// How it ended, if it did.
+    pub ended: Option<String>,
+}
+
+impl Supervised {
+    pub(super) fn file(directory: &Path) -> PathBuf {
+        directory.join("supervised.json")
+    }
+
+    pub(super) fn read(directory: &Path) -> Option<Self> {
+        serde_json::from_str(&fs::read_to_string(Self::file(directory)).ok()?).ok()
+    }
+
+    /// Readers see the old or the new file, never half of one.
+    fn write(&self, directory: &Path) -> Result<(), Error> {
+        let text = serde_json::to_string_pretty(self).map_err(Error::invalid(|| "writing what is seen"))?;
+        let new = directory.join("supervised.new");
+        paths::write(&new, text)?;
+        fs::rename(&new, Self::file(directory)).map_err(Error::io(|| "writing what is seen"))
+    }
+}
+
+/// Runs a lab until the sandbox ends.
+pub async fn supervise(named: &Named, operator: Vec<OsString>) -> Result<(), Error> {
+    let directory = named.directory();
+    let mut seen = Supervised::default();
+    let outcome = start(named, operator, &mut seen).await;
+    let (lab, operator) = match outcome {
+        Ok(running) => running,
+        Err(error) => {
+            seen.error = Some(error.to_string());
+            seen.write(&directory)?;
+            return Err(error);
+        }
+    };
+    let mut processes = lab.processes();
+    processes.extend(operator.as_ref().map(Operator::process));
+    seen.complete = true;
+    loop {
+        let parts: Vec<PartState> = processes.iter().map(|process| state(process)).collect();
+        if seen.parts != parts {
+            seen.parts = parts;
+            seen.write(&directory)?;
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+async fn start(
+    named: &Named,
+    operator: Vec<OsString>,
+    seen: &mut Supervised,
+) -> Result<(Lab, Option<Operator>), Error> {
+    let directory = named.directory();
+    let places = Places {
+        files: directory.join("files"),
+        logs: directory.join("logs"),
+        data: paths::volatile().join("data"),
+    };
+    let parts = Parts {
+        pebble: Some(PebbleOptions::default()),
+        traefik: Some(TraefikOptions::default()),
+        ..Parts::default()
+    };
+    let lab = Lab::start_in(places, parts, &mut |title| {
+        seen.ready.push(title.to_owned());
+        // `up` waits for the next line; a line that can't be written shows as a lab that hangs.
+        let _ = seen.write(&directory);
+    })
+    .await?;
+    // Names below .invalid resolve nowhere (RFC 6761), and one of the examples relies on it.
+    lab.dns().set("shop.nowhere.invalid", &[]).await?;
+    paths::write(&named.roots(), lab.roots().await?)?;
+    let mut operator = operator.into_iter();
+    let Some(program) = operator.next() else { return Ok((lab, None)) };
+    let options = OperatorOptions {
+        program: PathBuf::from(program),
+        arguments: operator.map(|argument| argument.to_string_lossy().into_owned()).collect(),
+        ..OperatorOptions::default()
+    };
+    let operator = lab.operator(options)?;
+    seen.ready.push("Waxwing".to_owned());
+    seen.write(&directory)?;
+    Ok((lab, Some(operator)))
+}
+
+fn state(process: &Process) -> PartState {
+    PartState { name: process.name().to_owned(), ended: process.ended().map(|status| status.to_string()) }
+}

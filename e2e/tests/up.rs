@@ -1,0 +1,88 @@
+//! `e2e up` and its companions, as a person uses them. (A sandbox in a sandbox is one more.)
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::{
+    fs,
+    process::{Command, Output},
+    sync::Mutex,
+};
+
+use e2e::up::Named;
+
+const NAME: &str = "up-test";
+
+fn e2e(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_e2e")).args(arguments).output().unwrap()
+}
+
+fn text(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+/// How many processes run one of the lab's parts.
+fn parts_running() -> usize {
+    let processes = fs::read_dir("/proc").unwrap().filter_map(Result::ok);
+    processes
+        .filter_map(|process| fs::read_link(process.path().join("exe")).ok())
+        .filter(|program| program.starts_with(e2e::paths::parts()))
+        .count()
+}
+
+/// Tests that count processes take turns.
+static TURN: Mutex<()> = Mutex::new(());
+
+#[test]
+fn a_lab_comes_up_is_used_and_leaves_nothing() {
+    let _turn = TURN.lock().unwrap();
+    let up = e2e(&["up", "--name", NAME]);
+    assert!(up.status.success(), "{}", text(&up));
+    assert!(text(&up).contains("Traefik"), "each step is shown: {}", text(&up));
+    let again = e2e(&["up", "--name", NAME]);
+    assert!(again.status.success() && text(&again).contains("up already"), "{}", text(&again));
+
+    let env = e2e(&["env", "--name", NAME]);
+    let script =
+        format!("{}\nkubectl get ingressclass traefik -o name", String::from_utf8_lossy(&env.stdout));
+    let kubectl = Command::new("sh").args(["-c", &script]).output().unwrap();
+    assert!(text(&kubectl).contains("ingressclass.networking.k8s.io/traefik"), "{}", text(&kubectl));
+
+    let status = e2e(&["status", "--name", NAME]);
+    assert!(status.status.success() && text(&status).contains("kube-apiserver"), "{}", text(&status));
+    let inside = e2e(&["exec", "--name", NAME, "--", "ip", "-brief", "address", "show", "node0"]);
+    assert!(text(&inside).contains("10.99.0.1"), "{}", text(&inside));
+    assert!(text(&e2e(&["logs", "--name", NAME])).contains("pebble"));
+    assert!(text(&e2e(&["logs", "--name", NAME, "pebble"])).contains("Listening on"));
+    let unknown = e2e(&["logs", "--name", NAME, "no-such-part"]);
+    assert!(!unknown.status.success() && text(&unknown).contains("there are: "), "{}", text(&unknown));
+
+    assert!(parts_running() > 0);
+    let down = e2e(&["down", "--name", NAME]);
+    assert!(down.status.success(), "{}", text(&down));
+    assert_eq!(parts_running(), 0);
+    assert!(Named::new(NAME).unwrap().running().is_none());
+    let status = e2e(&["status", "--name", NAME]);
+    assert!(!status.status.success() && text(&status).contains("e2e up"), "{}", text(&status));
+    assert!(e2e(&["down", "--name", NAME]).status.success(), "ending nothing is no failure");
+}
+
+#[test]
+fn a_lab_that_cannot_come_up_says_why_and_leaves_nothing() {
+    let _turn = TURN.lock().unwrap();
+    let up = e2e(&["up", "--name", "up-test-broken", "--", "/no/such/waxwing"]);
+    assert!(!up.status.success());
+    assert!(text(&up).contains("/no/such/waxwing is missing"), "{}", text(&up));
+    assert!(Named::new("up-test-broken").unwrap().running().is_none());
+}
+
+#[test]
+fn a_sandbox_answers_with_the_commands_exit_code() {
+    let run = |script: &str| e2e(&["sandbox", "--", "sh", "-c", script]);
+    assert_eq!(run("exit 7").status.code(), Some(7));
+    assert_eq!(run("kill -9 $$").status.code(), Some(137));
+    // What the command leaves behind ends with it.
+    let orphan = run("sleep 1000 & echo $!");
+    assert!(orphan.status.success());
+    let missing = e2e(&["sandbox", "--", "no-such-command"]);
+    assert!(!missing.status.success() && text(&missing).contains("no-such-command"), "{}", text(&missing));
+}
