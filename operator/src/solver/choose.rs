@@ -121,13 +121,13 @@ mod tests {
         AcmeSolver { selector, http01 }
     }
 
-    fn selector(names: &[&str], zones: &[&str], labels: &[(&str, &str)]) -> Option<SolverSelector> {
+    fn selector(names: &[&str], zones: &[&str], labels: &[(&str, &str)]) -> SolverSelector {
         let owned = |list: &[&str]| list.iter().map(|&text| text.to_owned()).collect();
-        Some(SolverSelector {
+        SolverSelector {
             match_labels: labels.iter().map(|&(key, value)| (key.to_owned(), value.to_owned())).collect(),
             dns_names: owned(names),
             dns_zones: owned(zones),
-        })
+        }
     }
 
     fn chosen(solvers: &[AcmeSolver], labels: &[(&str, &str)], name: &str) -> Result<String, String> {
@@ -148,12 +148,12 @@ mod tests {
     fn the_most_specific_selector_wins() {
         let solvers = [
             solver("any", None),
-            solver("labels", selector(&[], &[], &[("team", "a")])),
-            solver("two-labels", selector(&[], &[], &[("team", "a"), ("tier", "1")])),
-            solver("zone", selector(&[], &["example.com"], &[])),
-            solver("longer-zone", selector(&[], &["example.com", "eu.example.com"], &[])),
-            solver("zone-again", selector(&[], &["example.com"], &[])),
-            solver("name", selector(&["www.example.com"], &[], &[])),
+            solver("labels", Some(selector(&[], &[], &[("team", "a")]))),
+            solver("two-labels", Some(selector(&[], &[], &[("team", "a"), ("tier", "1")]))),
+            solver("zone", Some(selector(&[], &["example.com"], &[]))),
+            solver("longer-zone", Some(selector(&[], &["example.com", "eu.example.com"], &[]))),
+            solver("zone-again", Some(selector(&[], &["example.com"], &[]))),
+            solver("name", Some(selector(&["www.example.com"], &[], &[]))),
         ];
         let none: &[(&str, &str)] = &[];
         assert_eq!(chosen(&solvers, none, "other.org").unwrap(), "any");
@@ -167,7 +167,7 @@ mod tests {
 
     #[test]
     fn every_part_of_a_selector_must_admit() {
-        let solvers = [solver("both", selector(&["www.example.com"], &[], &[("team", "a")]))];
+        let solvers = [solver("both", Some(selector(&["www.example.com"], &[], &[("team", "a")])))];
         assert!(chosen(&solvers, &[("team", "b")], "www.example.com").unwrap_err().contains("selector"));
         assert_eq!(chosen(&solvers, &[("team", "a")], "www.example.com").unwrap(), "both");
     }

@@ -44,7 +44,9 @@ impl OpenOrders {
                     Change::Deleted(secret) => index.remove(&secret),
                     Change::Resynced => {
                         *index = Index::default();
-                        all().iter().for_each(|secret| index.apply(secret));
+                        for secret in all() {
+                            index.apply(&secret);
+                        }
                     }
                 }
             }

@@ -187,10 +187,9 @@ impl Routes {
             {
                 Step::Done
             }
-            // In the cache but not as it was made: someone changed it.
-            (_, Some(_)) => Step::Make,
             (Phase::Made, None) => Step::Done,
-            (Phase::Cached | Phase::Deleted(_), None) => Step::Make,
+            // Not there, or not as it was made: someone changed it.
+            _ => Step::Make,
         }
     }
 
@@ -288,7 +287,8 @@ fn due(
             entry.phase = Phase::Deleting;
             delete.push(route.clone());
         } else {
-            next = sooner(next, entry.last_used + quiet);
+            let at = entry.last_used + quiet;
+            next = Some(next.map_or(at, |next| next.min(at)));
         }
     }
     let names: std::collections::HashSet<&str> = seen.iter().map(|route| route.name.as_str()).collect();
@@ -298,10 +298,6 @@ fn due(
             || now < entry.last_used + FORGET.max(quiet)
     });
     (delete, next)
-}
-
-fn sooner(one: Option<Instant>, other: Instant) -> Option<Instant> {
-    Some(one.map_or(other, |one| one.min(other)))
 }
 
 #[cfg(test)]

@@ -1,0 +1,40 @@
+//! The command line: a file for each verb.
+
+mod crds;
+mod run;
+
+use std::error::Error;
+
+use clap::{Parser, Subcommand};
+
+/// Keeps TLS certificates in a Kubernetes cluster issued and fresh over ACME.
+#[derive(Debug, Parser)]
+#[command(name = "waxwing", version, propagate_version = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Print the `CustomResourceDefinition`s as YAML, or write them to a directory
+    Crds(crds::Crds),
+    /// Run the operator
+    Run(Box<run::Run>),
+    /// Print the version
+    Version,
+}
+
+impl Cli {
+    /// Does what was asked.
+    pub async fn run(self) -> Result<(), Box<dyn Error>> {
+        match self.command {
+            Command::Crds(crds) => Ok(crds.run()?),
+            Command::Run(run) => Ok(run.run().await?),
+            Command::Version => {
+                println!("waxwing {}", env!("CARGO_PKG_VERSION"));
+                Ok(())
+            }
+        }
+    }
+}

@@ -1,0 +1,332 @@
+//! `waxwing run`: the operator, wired together.
+
+use std::{
+    convert::Infallible,
+    fs,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use clap::Args;
+use thiserror::Error;
+use waxwing_acme::{SelfCheck, SelfCheckConfig};
+use waxwing_api::{GoDuration, ParseDurationError};
+
+use crate::{
+    certificate::{self, host_gate::HostGate},
+    issuer,
+    runtime::{
+        admin::{self, Readiness, ServeError},
+        client::{self, ClientError, ClientOptions},
+        events::Events,
+        log::{self, LogError},
+        metrics::Metrics,
+        shutdown::{TaskDied, Tasks},
+        watch::Watches,
+    },
+    solver::{
+        SolverContext,
+        http01::{ingress::Redirecting, routes::Routes},
+        open_orders::OpenOrders,
+        responder,
+    },
+    source,
+};
+
+/// Where a pod finds its namespace.
+const NAMESPACE_FILE: &str = "/var/run/secrets/kubernetes.io/serviceaccount/namespace";
+const DEFAULT_NAMESPACE: &str = "waxwing-system";
+/// Time for tasks to end after the responder has.
+const TASKS_GRACE: Duration = Duration::from_secs(10);
+
+/// The flags of `waxwing run`. Durations are written like 30s, 1m30s or 2h.
+#[derive(Debug, Args)]
+pub struct Run {
+    /// Waxwing's own namespace, for orders in progress, routes and keys of cluster issuers [default: that of the pod,
+    /// else waxwing-system]
+    #[arg(long, env = "POD_NAMESPACE")]
+    namespace: Option<String>,
+
+    /// A kubeconfig file [default: KUBECONFIG, ~/.kube/config, or the pod's service account]
+    #[arg(long, env = "WAXWING_KUBECONFIG", value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
+
+    /// A context of the kubeconfig [default: its current one]
+    #[arg(long, env = "WAXWING_CONTEXT")]
+    context: Option<String>,
+
+    /// Where HTTP-01 challenges are answered
+    #[arg(long, env = "WAXWING_RESPONDER_LISTEN", default_value = "0.0.0.0:8089", value_name = "ADDRESS")]
+    responder_listen: SocketAddr,
+
+    /// The Service in front of that, in Waxwing's own namespace, and its port
+    #[arg(
+        long,
+        env = "WAXWING_RESPONDER_SERVICE",
+        default_value = "waxwing:80",
+        value_name = "NAME:PORT",
+        value_parser = service
+    )]
+    responder_service: (String, u16),
+
+    /// Where /healthz, /readyz and /metrics are
+    #[arg(long, env = "WAXWING_ADMIN_LISTEN", default_value = "0.0.0.0:9402", value_name = "ADDRESS")]
+    admin_listen: SocketAddr,
+
+    /// Name servers for self-checks, IP or IP:PORT, separated by commas [default: those of the host]
+    #[arg(
+        long,
+        env = "WAXWING_SELF_CHECK_NAMESERVERS",
+        value_delimiter = ',',
+        value_name = "ADDRESSES",
+        value_parser = nameserver
+    )]
+    self_check_nameservers: Vec<SocketAddr>,
+
+    /// How long a self-check looks before the CA is asked anyway
+    #[arg(
+        long,
+        env = "WAXWING_SELF_CHECK_TIMEOUT",
+        default_value = "20s",
+        value_name = "DURATION",
+        value_parser = duration
+    )]
+    self_check_timeout: Duration,
+
+    /// How long a route to the responder stays after its last use
+    #[arg(
+        long,
+        env = "WAXWING_ROUTE_QUIET_PERIOD",
+        default_value = "30s",
+        value_name = "DURATION",
+        value_parser = duration
+    )]
+    route_quiet_period: Duration,
+
+    /// How long challenges are answered after shutdown began, while an order is open
+    #[arg(
+        long,
+        env = "WAXWING_SHUTDOWN_GRACE",
+        default_value = "15s",
+        value_name = "DURATION",
+        value_parser = duration
+    )]
+    shutdown_grace: Duration,
+
+    /// How log lines are written [default: text on a terminal, else json]
+    #[arg(long, env = "WAXWING_LOG_FORMAT", value_enum)]
+    log_format: Option<log::Format>,
+
+    /// error, warn, info, debug or trace, or tracing directives such as info,waxwing=debug
+    #[arg(long, env = "WAXWING_LOG_LEVEL", default_value = "info", value_name = "LEVEL")]
+    log_level: String,
+}
+
+/// Why the operator ended.
+#[derive(Debug, Error)]
+pub enum RunError {
+    /// There is no cluster to talk to.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// There are no logs.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// The metrics contradict each other.
+    #[error("couldn't set up the metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
+    /// An address can't be listened on.
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+    /// A task that the process lives for has died.
+    #[error(transparent)]
+    Task(#[from] TaskDied),
+}
+
+impl Run {
+    /// Runs until a signal, or until a part dies.
+    pub async fn run(self) -> Result<(), RunError> {
+        log::init(self.log_format, &self.log_level)?;
+        // Both kube and the engine use this one; the first to ask would install it anyway.
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let namespace = self.namespace();
+        tracing::info!(version = env!("CARGO_PKG_VERSION"), namespace, "Waxwing starts");
+
+        let options = ClientOptions { kubeconfig: self.kubeconfig.clone(), context: self.context.clone() };
+        let client = client::connect(&options).await?;
+        let challenges = admin::listen("HTTP-01 responder", self.responder_listen).await?;
+        let administration = admin::listen("admin server", self.admin_listen).await?;
+
+        let (tasks, supervisor) = Tasks::new();
+        let metrics = Arc::new(Metrics::new()?);
+        let readiness = Readiness::default();
+        let events = Events::new(client.clone(), instance());
+        tasks.spawn(
+            "admin server",
+            admin::run(administration, Arc::clone(&metrics), readiness.clone(), tasks.token()),
+        );
+
+        let watches = Watches::start(&client, &namespace, &tasks);
+        let orders = OpenOrders::default();
+        tasks.spawn("index of open orders", {
+            let (orders, watch, stop) = (orders.clone(), watches.order_secrets.clone(), tasks.token());
+            async move {
+                let store = watch.store().clone();
+                tokio::select! {
+                    () = orders.follow(watch.changes(), || store.state()) => {}
+                    () = stop.cancelled() => {}
+                }
+                Ok::<_, Infallible>(())
+            }
+        });
+        tasks.spawn(
+            "HTTP-01 responder",
+            responder::run(challenges, orders.clone(), self.shutdown_grace, tasks.token()),
+        );
+
+        let routes = Arc::new(Routes::new(
+            client.clone(),
+            &namespace,
+            self.responder_service.clone(),
+            self.route_quiet_period,
+            watches.ingresses.clone(),
+            orders,
+        ));
+        let solvers = Arc::new(SolverContext {
+            ingress_classes: watches.ingress_classes.clone(),
+            metrics: Arc::clone(&metrics),
+            redirecting: Redirecting::default(),
+            routes: Arc::clone(&routes),
+            self_check: SelfCheck::new(SelfCheckConfig {
+                nameservers: self.self_check_nameservers.clone(),
+                deadline: self.self_check_timeout,
+                ..SelfCheckConfig::default()
+            }),
+        });
+        let registry = issuer::Registry::new(watches.issuers.clone(), watches.cluster_issuers.clone());
+        let issuers = issuer::controller::run(
+            issuer::controller::Context {
+                client: client.clone(),
+                events: events.clone(),
+                metrics: Arc::clone(&metrics),
+                own_namespace: namespace.clone(),
+                registry: registry.clone(),
+            },
+            watches.issuers.clone(),
+            watches.cluster_issuers.clone(),
+            tasks.token(),
+        );
+        let ingresses = source::ingress::run(
+            source::ingress::Context {
+                certificates: watches.certificates.clone(),
+                client: client.clone(),
+                events: events.clone(),
+                metrics: Arc::clone(&metrics),
+            },
+            watches.ingresses.clone(),
+            tasks.token(),
+        );
+        let certificates = certificate::controller::run(
+            certificate::issue::Context {
+                client,
+                own_namespace: namespace,
+                watches: watches.clone(),
+                issuers: registry,
+                solvers,
+                events,
+                metrics,
+                hosts: HostGate::default(),
+            },
+            tasks.token(),
+        );
+        tasks.spawn("controllers", {
+            let stop = tasks.token();
+            async move {
+                // What isn't in a cache yet would be taken for missing.
+                tokio::select! {
+                    () = watches.wait_until_synced() => {}
+                    () = stop.cancelled() => return Ok(()),
+                }
+                tracing::info!("the caches are filled");
+                readiness.set(true);
+                let ending = async {
+                    stop.cancelled().await;
+                    readiness.set(false);
+                };
+                let sweeping = routes.sweep(stop.clone());
+                let ((), (), (), (), ended) =
+                    tokio::join!(issuers, ingresses, sweeping, ending, certificates);
+                ended
+            }
+        });
+
+        supervisor.run(self.shutdown_grace + TASKS_GRACE).await?;
+        tracing::info!("Waxwing ended");
+        Ok(())
+    }
+
+    fn namespace(&self) -> String {
+        let file = || fs::read_to_string(NAMESPACE_FILE).ok().map(|text| text.trim().to_owned());
+        self.namespace
+            .clone()
+            .or_else(file)
+            .filter(|namespace| !namespace.is_empty())
+            .unwrap_or_else(|| DEFAULT_NAMESPACE.to_owned())
+    }
+}
+
+/// The name of this process in Events: that of the pod.
+fn instance() -> String {
+    ["POD_NAME", "HOSTNAME"]
+        .into_iter()
+        .find_map(|name| std::env::var(name).ok().filter(|value| !value.is_empty()))
+        .unwrap_or_else(|| format!("waxwing-{}", std::process::id()))
+}
+
+fn duration(text: &str) -> Result<Duration, ParseDurationError> {
+    text.parse::<GoDuration>().map(Duration::from)
+}
+
+fn nameserver(text: &str) -> Result<SocketAddr, String> {
+    text.parse::<SocketAddr>()
+        .or_else(|_| text.parse::<IpAddr>().map(|address| SocketAddr::new(address, 53)))
+        .map_err(|_| "write an IP address, with or without a port: 10.0.0.10 or [fd00::10]:53".to_owned())
+}
+
+fn service(text: &str) -> Result<(String, u16), String> {
+    let explain = || "write the Service's name and port: waxwing:80".to_owned();
+    let (name, port) = text.split_once(':').ok_or_else(explain)?;
+    match port.parse() {
+        Ok(port) if port > 0 && !name.is_empty() => Ok((name.to_owned(), port)),
+        _ => Err(explain()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+    use clap::{CommandFactory, Parser};
+
+    use super::*;
+    use crate::cli::Cli;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+        Cli::parse_from(["waxwing", "run", "--self-check-nameservers", "127.0.0.1:8053,::1"]);
+    }
+
+    #[test]
+    fn values_are_parsed_or_explained() {
+        assert_eq!(duration("1m30s").unwrap(), Duration::from_secs(90));
+        assert_eq!(nameserver("::1").unwrap(), "[::1]:53".parse().unwrap());
+        assert_eq!(nameserver("127.0.0.1:8053").unwrap(), "127.0.0.1:8053".parse().unwrap());
+        assert!(nameserver("dns.example").unwrap_err().contains("IP address"));
+        assert_eq!(service("waxwing:8089").unwrap(), ("waxwing".to_owned(), 8089));
+        for wrong in ["waxwing", "waxwing:", ":80", "waxwing:0", "waxwing:http"] {
+            assert!(service(wrong).unwrap_err().contains("waxwing:80"), "{wrong}");
+        }
+    }
+}
