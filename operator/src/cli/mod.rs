@@ -9,7 +9,7 @@ use clap::{Parser, Subcommand};
 
 /// Keeps TLS certificates in a Kubernetes cluster issued and fresh over ACME.
 #[derive(Debug, Parser)]
-#[command(name = "waxwing", version, propagate_version = true)]
+#[command(name = "waxwing", version)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,

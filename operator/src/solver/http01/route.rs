@@ -1,5 +1,7 @@
 //! One route: what its Ingress looks like. Pure.
 
+use std::fmt::Write;
+
 use aws_lc_rs::digest::{Context, SHA256};
 use k8s_openapi::{
     api::networking::v1::{
@@ -29,22 +31,22 @@ pub struct Route {
 impl Route {
     /// The name of its Ingress: the same for the same route, in every process.
     pub fn name(&self) -> String {
-        let hash: [u8; 5] = {
-            let annotations = self.annotations.iter().flat_map(|(key, value)| [*key, *value]);
-            let parts = [self.class.as_deref(), Some(self.host.as_str()), self.token.as_deref()];
-            let mut context = Context::new(&SHA256);
-            for part in parts.into_iter().map(Option::unwrap_or_default).chain(annotations) {
-                context.update(part.as_bytes());
-                // None of the parts holds a newline.
-                context.update(b"\n");
-            }
-            let digest = context.finish();
-            std::array::from_fn(|index| digest.as_ref().get(index).copied().unwrap_or_default())
-        };
-        let [a, b, c, d, e] = hash;
+        let mut hash = Context::new(&SHA256);
+        let annotations = self.annotations.iter().flat_map(|(key, value)| [*key, *value]);
+        let parts = [self.class.as_deref(), Some(self.host.as_str()), self.token.as_deref()];
+        for part in parts.into_iter().map(Option::unwrap_or_default).chain(annotations) {
+            hash.update(part.as_bytes());
+            // None of the parts holds a newline.
+            hash.update(b"\n");
+        }
         // At most 253 characters, and neither a dot nor a hyphen before the next hyphen.
         let host: String = self.host.chars().take(220).collect();
-        format!("route-{}-{a:02x}{b:02x}{c:02x}{d:02x}{e:02x}", host.trim_end_matches(['.', '-']))
+        let mut name = format!("route-{}-", host.trim_end_matches(['.', '-']));
+        for byte in hash.finish().as_ref().iter().take(5) {
+            // Writing to a String can't fail.
+            let _ = write!(name, "{byte:02x}");
+        }
+        name
     }
 
     /// Its Ingress, with the responder's Service (name, port) behind it.
