@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Client, ResourceExt};
 use thiserror::Error;
+use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::watch;
 use waxwing_acme::{
     Actor, Class, Journal, ObtainError, ObtainErrorKind, Progress, Request, Retry, Step, backoff, diagnose,
@@ -25,7 +26,7 @@ use super::reporter::Reporter;
 use super::status::{self, Failure, Held, Outcome, sentence};
 use super::target_secret::{self, Ours, Pair, Stored};
 use super::wanted::{Wanted, WantedError};
-use crate::issuer::{ReadyIssuer, Registry};
+use crate::issuer::{IssuerKey, Lookup, ReadyIssuer, Registry};
 use crate::runtime::client::CallError;
 use crate::runtime::events::Events;
 use crate::runtime::metrics::Metrics;
@@ -96,7 +97,8 @@ pub async fn issue(context: &Context, certificate: Arc<Certificate>) -> Result<R
     }
 
     // admit
-    let issuer = match line.admit(&wanted, &stored) {
+    let lookup = line.issuer(&wanted.issuer).await;
+    let issuer = match line.admit(&wanted, &stored, &lookup) {
         Ok(issuer) => issuer,
         Err(refusal) => return line.refuse(&wanted, &stored, &journal, refusal, now).await,
     };
@@ -234,7 +236,7 @@ impl<'a> Line<'a> {
         refusal: Refusal,
         now: Timestamp,
     ) -> Result<Rest, Interrupted> {
-        tracing::info!(reason = refusal.reason, message = refusal.message, "no certificate may be ordered");
+        tracing::info!(reason = refusal.reason, because = refusal.message, "no certificate may be ordered");
         // An order that may not go on must not answer for its hosts any longer; an issuer's outage is no such no.
         if !matches!(refusal.reason, reason::ISSUER_NOT_READY | reason::ISSUER_NOT_FOUND)
             && let Err(error) = journal.clear().await
@@ -259,9 +261,22 @@ impl<'a> Line<'a> {
         Ok(Rest { wake: later(now, BACKSTOP), version })
     }
 
-    fn admit(&self, wanted: &Wanted, stored: &Stored) -> Result<Arc<ReadyIssuer>, Refusal> {
+    /// What is known of the issuer, after giving one that was applied with the Certificate the time to get ready.
+    async fn issuer(&self, key: &IssuerKey) -> Lookup {
+        let mut changes = self.context.issuers.changes();
+        let ready = async {
+            loop {
+                let lookup = self.context.issuers.lookup(key);
+                if matches!(lookup, Lookup::Ready(_)) || changes.recv().await == Err(RecvError::Closed) {
+                    return lookup;
+                }
+            }
+        };
+        tokio::time::timeout(WORTH_TELLING, ready).await.unwrap_or_else(|_| self.context.issuers.lookup(key))
+    }
+
+    fn admit(&self, wanted: &Wanted, stored: &Stored, issuer: &Lookup) -> Result<Arc<ReadyIssuer>, Refusal> {
         let watches = &self.context.watches;
-        let issuer = self.context.issuers.lookup(&wanted.issuer);
         let ingresses = watches.ingresses.store().state();
         let claims: Claims = admit::claims(ingresses.iter().map(|ingress| &**ingress), &wanted.names);
         let certificates = watches.certificates.store().state();
@@ -276,7 +291,7 @@ impl<'a> Line<'a> {
         let facts = Facts {
             namespace: &self.namespace,
             namespace_labels: &namespace_labels,
-            issuer: &issuer,
+            issuer,
             claims: &claims,
             secret_taken_by: first.as_deref().filter(|first| *first != self.name),
             stored,
