@@ -278,3 +278,113 @@ fn common_name(name: &x509_parser::x509::X509Name<'_>) -> Option<String> {
 fn list(names: &[String]) -> String {
     if names.is_empty() { "none".to_owned() } else { names.join(", ") }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+
+    use super::*;
+
+    struct Pair {
+        leaf: String,
+        intermediate: String,
+        key: Secret,
+    }
+
+    fn pair(names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> Pair {
+        let authority = |name: &str| {
+            let mut params = CertificateParams::default();
+            params.distinguished_name.push(DnType::CommonName, name);
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            params
+        };
+        let intermediate_key = KeyPair::generate().unwrap();
+        let root = Issuer::new(authority("Root"), KeyPair::generate().unwrap());
+        let intermediate = authority("Intermediate").signed_by(&intermediate_key, &root).unwrap().pem();
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let mut params = CertificateParams::new(names).unwrap();
+        params.use_authority_key_identifier_extension = true;
+        change(&mut params);
+        let key = KeyPair::generate().unwrap();
+        let issuer = Issuer::new(authority("Intermediate"), intermediate_key);
+        let leaf = params.signed_by(&key, &issuer).unwrap().pem();
+        Pair { leaf, intermediate, key: Secret::new(key.serialize_pem()) }
+    }
+
+    fn now() -> Timestamp {
+        "2026-11-22T12:00:00Z".parse().unwrap()
+    }
+
+    fn request(names: &[&str]) -> Request {
+        Request::new(names.iter().map(|name| name.parse().unwrap()).collect())
+    }
+
+    #[test]
+    fn a_good_pair_says_what_it_is() {
+        let pair = pair(&["b.example", "A.example", "192.0.2.1", "2001:db8::1"], |params| {
+            params.serial_number = Some(vec![0x00, 0x87, 0x65, 0x43, 0x21].into());
+        });
+        let chain = format!("{}{}", pair.leaf, pair.intermediate);
+        let asked = request(&["a.example", "b.example", "192.0.2.1", "2001:db8::1"]);
+        let leaf = check(&chain, &pair.key, &asked, now()).unwrap();
+        assert_eq!(leaf.dns_names, ["a.example", "b.example"]);
+        assert_eq!(leaf.ip_addresses.len(), 2);
+        assert_eq!(leaf.serial, "87654321");
+        assert_eq!(leaf.issuer, "Intermediate");
+        assert_eq!(topmost_issuer(&chain).as_deref(), Some("Root"));
+        // RFC 9773 §4.1: the serial number keeps the zero byte that makes it positive.
+        assert!(leaf.ari_id.unwrap().ends_with(".AIdlQyE"));
+    }
+
+    #[test]
+    fn what_does_not_belong_together_is_told_apart() {
+        let one = pair(&["a.example"], |_| {});
+        let other = pair(&["a.example"], |_| {});
+        let asked = request(&["a.example"]);
+        let chain = format!("{}{}", one.leaf, one.intermediate);
+        let check = |chain: &str, key: &Secret| check(chain, key, &asked, now()).map(drop);
+        assert_eq!(check(&chain, &one.key), Ok(()));
+        assert_eq!(check(&one.leaf, &one.key), Ok(()), "a leaf alone is in order");
+        assert_eq!(check(&chain, &other.key), Err(PairError::KeyMismatch));
+        assert_eq!(check(&chain, &Secret::new("no key")), Err(PairError::Key));
+        assert_eq!(check("", &one.key), Err(PairError::NoCertificate));
+        let swapped = format!("{}{}", one.intermediate, one.leaf);
+        assert_eq!(check(&swapped, &one.key), Err(PairError::KeyMismatch));
+        let twice = format!("{}{}", one.leaf, one.leaf);
+        assert_eq!(check(&twice, &one.key), Err(PairError::ChainOrder { position: 1 }));
+        // The same name, another key: only the signature tells.
+        let foreign = format!("{}{}", one.leaf, other.intermediate);
+        assert_eq!(check(&foreign, &one.key), Err(PairError::ChainOrder { position: 1 }));
+        let broken = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        assert!(matches!(check(broken, &one.key), Err(PairError::Certificate { position: 1, .. })));
+    }
+
+    #[test]
+    fn names_are_exactly_those_asked_for() {
+        let pair = pair(&["a.example", "b.example"], |_| {});
+        let check = |names: &[&str]| check(&pair.leaf, &pair.key, &request(names), now()).map(drop);
+        assert_eq!(check(&["b.example", "a.example"]), Ok(()));
+        let names = |missing: &[&str], unexpected: &[&str]| {
+            let own = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+            Err(PairError::Names { missing: own(missing), unexpected: own(unexpected) })
+        };
+        assert_eq!(check(&["a.example"]), names(&[], &["b.example"]));
+        assert_eq!(check(&["a.example", "b.example", "c.example"]), names(&["c.example"], &[]));
+    }
+
+    #[test]
+    fn validity_is_now_give_or_take_a_little() {
+        let pair = pair(&["a.example"], |params| {
+            params.not_before = rcgen::date_time_ymd(2026, 11, 22);
+            params.not_after = rcgen::date_time_ymd(2027, 2, 20);
+        });
+        let valid =
+            |now: &str| check(&pair.leaf, &pair.key, &request(&["a.example"]), now.parse().unwrap()).is_ok();
+        assert!(valid("2026-11-21T23:56:00Z"), "a clock that is a little slow");
+        assert!(!valid("2026-11-21T23:54:00Z"));
+        assert!(valid("2027-02-19T23:59:59Z"));
+        assert!(!valid("2027-02-20T00:00:00Z"));
+    }
+}
