@@ -29,6 +29,11 @@ const RETRY: Duration = Duration::from_secs(15);
 /// After a spec that the API server refuses; a change of the Ingress comes sooner.
 const RETRY_REFUSED: Duration = Duration::from_mins(10);
 const CONCURRENCY: u16 = 16;
+/// Calls at once for one Ingress.
+const STEPS: usize = 8;
+
+/// An Event: its kind, reason and note.
+type News = (EventKind, &'static str, String);
 
 /// What the controller stands on.
 #[derive(Clone)]
@@ -75,18 +80,36 @@ async fn reconcile(ingress: Arc<Ingress>, context: Arc<Context>) -> Result<Actio
         return Ok(Action::await_change());
     }
     let desired = desired(&ingress);
-    for problem in &desired.problems {
-        context.events.publish(&reference(ingress.as_ref()), EventKind::Warning, "BadConfig", problem).await;
-    }
     let namespace = ingress.namespace().unwrap_or_default();
     let existing = context
         .certificates
         .store()
         .state_filter(|certificate| certificate.metadata.namespace.as_deref() == Some(namespace.as_str()));
-    for step in steps(&ingress, &desired, existing.iter().map(AsRef::as_ref)) {
-        take(&context, &ingress, &namespace, step).await?;
+    let steps = steps(&ingress, &desired, existing.iter().map(AsRef::as_ref));
+    let taken: Vec<_> = stream::iter(steps)
+        .map(|step| take(&context.client, &namespace, step))
+        .buffered(STEPS)
+        .collect()
+        .await;
+    // Told after all is done: certificates don't wait for Events.
+    let mut news: Vec<News> =
+        desired.problems.into_iter().map(|note| (EventKind::Warning, "BadConfig", note)).collect();
+    let mut failed = None;
+    for step in taken {
+        match step {
+            Ok(told) => news.extend(told),
+            Err(error) => {
+                if error.is_invalid() || error.is_forbidden() {
+                    news.push((EventKind::Warning, "BadConfig", error.to_string()));
+                }
+                failed = Some(error);
+            }
+        }
     }
-    Ok(Action::await_change())
+    for (kind, reason, note) in news {
+        context.events.publish(&reference(ingress.as_ref()), kind, reason, &note).await;
+    }
+    failed.map_or(Ok(Action::await_change()), Err)
 }
 
 #[allow(clippy::needless_pass_by_value)] // as the controller calls it
@@ -96,22 +119,23 @@ fn retry(ingress: Arc<Ingress>, error: &CallError, _: Arc<Context>) -> Action {
     Action::requeue(if error.is_invalid() { RETRY_REFUSED } else { RETRY })
 }
 
-async fn take(context: &Context, ingress: &Ingress, namespace: &str, step: Step) -> Result<(), CallError> {
-    let api: Api<Certificate> = Api::namespaced(context.client.clone(), namespace);
-    let (kind, reason, note) = match step {
+/// One step, and what to tell of it.
+async fn take(client: &Client, namespace: &str, step: Step) -> Result<Option<News>, CallError> {
+    let api: Api<Certificate> = Api::namespaced(client.clone(), namespace);
+    Ok(Some(match step {
         Step::Leave(why) => (EventKind::Warning, "BadConfig", why),
         Step::Create(certificate) => {
             let name = certificate.name_any();
             // The cache may lag, and someone else's Certificate must not be taken over.
             let found = bounded(format!("get Certificate {namespace}/{name}"), api.get_opt(&name)).await?;
             if found.is_some() {
-                return Ok(());
+                return Ok(None);
             }
-            apply(context, ingress, &api, namespace, &certificate).await?;
+            apply(&api, namespace, &certificate).await?;
             (EventKind::Normal, "CreateCertificate", format!("made the Certificate {name}"))
         }
         Step::Update(certificate) => {
-            apply(context, ingress, &api, namespace, &certificate).await?;
+            apply(&api, namespace, &certificate).await?;
             let name = certificate.name_any();
             (
                 EventKind::Normal,
@@ -128,39 +152,23 @@ async fn take(context: &Context, ingress: &Ingress, namespace: &str, step: Step)
                 .await
             {
                 Ok(_) => {}
-                Err(error) if error.is_not_found() || error.is_conflict() => return Ok(()),
+                Err(error) if error.is_not_found() || error.is_conflict() => return Ok(None),
                 Err(error) => return Err(error),
             }
             let note =
                 format!("deleted the Certificate {name}, which spec.tls no longer names; its Secret stays");
             (EventKind::Normal, "DeleteCertificate", note)
         }
-    };
-    context.events.publish(&reference(ingress), kind, reason, &note).await;
-    Ok(())
+    }))
 }
 
-async fn apply(
-    context: &Context,
-    ingress: &Ingress,
-    api: &Api<Certificate>,
-    namespace: &str,
-    certificate: &Certificate,
-) -> Result<(), CallError> {
+async fn apply(api: &Api<Certificate>, namespace: &str, certificate: &Certificate) -> Result<(), CallError> {
     let name = certificate.name_any();
     let parameters = PatchParams::apply(MANAGER).force();
     let patch = Patch::Apply(certificate);
-    let applied = api.patch(&name, &parameters, &patch);
-    let result = bounded(format!("apply Certificate {namespace}/{name}"), applied).await.map(drop);
-    if let Err(error) = &result
-        && (error.is_invalid() || error.is_forbidden())
-    {
-        context
-            .events
-            .publish(&reference(ingress), EventKind::Warning, "BadConfig", &error.to_string())
-            .await;
-    }
-    result
+    bounded(format!("apply Certificate {namespace}/{name}"), api.patch(&name, &parameters, &patch))
+        .await
+        .map(drop)
 }
 
 fn is_annotated(ingress: &Ingress) -> bool {
