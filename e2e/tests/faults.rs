@@ -2,9 +2,12 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use std::time::Duration;
+
 use e2e::{
     Error,
     lab::{Lab, Parts, PebbleOptions, User},
+    probe,
 };
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{Api, api::ListParams};
@@ -25,6 +28,21 @@ async fn parts_survive_what_tests_do_to_them() {
     pebble.restart_empty().await.unwrap();
     assert_ne!(pebble.issuance_root().await.unwrap(), root, "it has forgotten everything");
     assert_eq!(pebble.hangs(), 0, "frozen is not hung");
+
+    // As its deadlock does, behind the harness's back.
+    let root = pebble.issuance_root().await.unwrap();
+    pebble.process().freeze().unwrap();
+    probe::until("a restart by the watchdog", Duration::from_mins(1), || async {
+        let now = pebble.issuance_root().await?;
+        if now == root {
+            Err(Error::Invalid { what: "Pebble".to_owned(), why: "still the old".to_owned() })
+        } else {
+            Ok(())
+        }
+    })
+    .await
+    .unwrap();
+    assert_eq!(pebble.hangs(), 1);
 
     let namespaces: Api<Namespace> = Api::all(lab.client(User::Admin).unwrap());
     let before = namespaces.list(&ListParams::default()).await.unwrap().items.len();

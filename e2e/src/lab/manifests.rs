@@ -15,10 +15,11 @@ use crate::{Error, paths, probe};
 /// The IngressClass `traefik` and what Traefik may do.
 const TRAEFIK: &str = include_str!("../../manifests/traefik.yaml");
 
-/// Waxwing's namespace, its Service and what it may do.
+/// Waxwing's namespace, its Service, and who it is.
 const WAXWING: &str = include_str!("../../manifests/waxwing.yaml");
 
-/// Applies what every lab has: the CRDs in `crds/`, and the manifests of this package.
+/// Applies what every lab has: the CRDs in `crds/`, Waxwing's rights in `deploy/`, and the manifests of
+/// this package.
 pub(super) async fn prepare(client: &Client) -> Result<(), Error> {
     let mut established = Vec::new();
     for file in crd_files()? {
@@ -41,7 +42,9 @@ pub(super) async fn prepare(client: &Client) -> Result<(), Error> {
         .await?;
     }
     apply(client, "default", TRAEFIK).await?;
-    apply(client, "default", WAXWING).await
+    apply(client, "default", WAXWING).await?;
+    // What is delivered is what is tested.
+    apply(client, "default", &paths::read(&paths::workspace().join("deploy/rbac.yaml"))?).await
 }
 
 /// Applies every document of `yaml`. Objects that name no namespace go to `namespace`.

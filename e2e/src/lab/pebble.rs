@@ -44,7 +44,7 @@ pub struct PebbleOptions {
     pub external_accounts: BTreeMap<String, String>,
     /// Domains that are refused with `rejectedIdentifier`, and all below them.
     pub blocked_domains: Vec<String>,
-    /// Profiles: name, description, lifetime in seconds.
+    /// Profiles: name, description, lifetime in seconds. An order that names none gets any of them.
     pub profiles: Vec<(String, String, u64)>,
 }
 

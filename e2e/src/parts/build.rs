@@ -51,8 +51,8 @@ pub(super) fn build(
 ) -> Result<&'static str, Error> {
     match part {
         Part::Kubernetes => {
-            progress.note("the first build of Kubernetes takes about 10 minutes on two cores");
             let mut go = go()?;
+            progress.note("the first build of Kubernetes takes about 10 minutes on two cores");
             go.current_dir(paths::workspace().join("e2e/cluster")).arg("build").args(kubernetes_flags());
             go.arg("-o").arg(into.join("cluster")).arg(".");
             progress.doing("building");

@@ -97,8 +97,10 @@ async fn start(
         logs: directory.join("logs"),
         data: paths::volatile().join("data"),
     };
+    // One profile: of several, Pebble gives any to who asks for none.
+    let profiles = vec![("default".to_owned(), "90 days".to_owned(), 7_776_000)];
     let parts = Parts {
-        pebble: Some(PebbleOptions::default()),
+        pebble: Some(PebbleOptions { profiles, ..PebbleOptions::default() }),
         traefik: Some(TraefikOptions::default()),
         ..Parts::default()
     };
