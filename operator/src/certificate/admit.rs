@@ -27,8 +27,6 @@ pub struct Facts<'a> {
     pub issuer: &'a Lookup,
     /// Which of its names Ingresses claim, and in which namespaces.
     pub claims: &'a Claims,
-    /// Another Certificate of the namespace that has the same target Secret and the older right to it.
-    pub secret_taken_by: Option<&'a str>,
     /// The target Secret.
     pub stored: &'a Stored,
 }
@@ -48,15 +46,6 @@ pub struct Refusal {
 /// Decides. The issuer comes back ready for use.
 pub fn admit(wanted: &Wanted, facts: &Facts<'_>) -> Result<Arc<ReadyIssuer>, Refusal> {
     let refuse = |reason, message| Err(Refusal { reason, message });
-    if let Some(other) = facts.secret_taken_by {
-        return refuse(
-            reason::SECRET_CONFLICT,
-            format!(
-                "Certificate {other} keeps Secret {} already; choose another secretName, or delete one of the two",
-                wanted.secret_name
-            ),
-        );
-    }
     match facts.stored {
         Stored::Unusable { foreign: true, because } => {
             return refuse(reason::SECRET_NOT_OWNED, because.clone());
@@ -139,6 +128,17 @@ pub fn claims<'a>(ingresses: impl IntoIterator<Item = &'a Ingress>, names: &BTre
         }
     }
     claims
+}
+
+/// The no to a Certificate whose target Secret belongs to another one.
+pub fn secret_conflict(wanted: &Wanted, first: &str) -> Refusal {
+    Refusal {
+        reason: reason::SECRET_CONFLICT,
+        message: format!(
+            "Certificate {first} keeps Secret {} already; choose another secretName, or delete one of the two",
+            wanted.secret_name
+        ),
+    }
 }
 
 /// The Certificate with the oldest right to a target Secret: the one that was created first.
@@ -233,7 +233,6 @@ mod tests {
             namespace_labels: &labels,
             issuer: &Lookup::Missing,
             claims: &claims(ingresses, &wanted.names),
-            secret_taken_by: None,
             stored: &Stored::Absent,
         };
         names_allowed(&wanted, &facts, allow).err().map(|refusal| refusal.reason)
@@ -252,19 +251,17 @@ mod tests {
     #[test]
     fn the_secret_is_asked_about_before_the_issuer() {
         let wanted = wanted(&["a.example"]);
-        let facts = |secret_taken_by, stored| Facts {
+        let facts = |stored| Facts {
             namespace: "web",
             namespace_labels: const { &BTreeMap::new() },
             issuer: &Lookup::Missing,
             claims: const { &Claims::new() },
-            secret_taken_by,
             stored,
         };
         let reason = |facts| admit(&wanted, &facts).unwrap_err().reason;
         let foreign = Stored::Unusable { foreign: true, because: "it isn't ours".into() };
-        assert_eq!(reason(facts(Some("first"), &foreign)), reason::SECRET_CONFLICT);
-        assert_eq!(reason(facts(None, &foreign)), reason::SECRET_NOT_OWNED);
-        assert_eq!(reason(facts(None, &Stored::Absent)), reason::ISSUER_NOT_FOUND);
+        assert_eq!(reason(facts(&foreign)), reason::SECRET_NOT_OWNED);
+        assert_eq!(reason(facts(&Stored::Absent)), reason::ISSUER_NOT_FOUND);
     }
 
     #[test]

@@ -1,6 +1,5 @@
 //! The one line: everything that is done for a Certificate, from top to bottom.
 
-use std::error::Error as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,22 +9,18 @@ use kube::{Api, Client, ResourceExt};
 use thiserror::Error;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::watch;
-use waxwing_acme::{
-    Actor, Class, Journal, ObtainError, ObtainErrorKind, Progress, Request, Retry, Step, backoff, diagnose,
-    obtain,
-};
+use waxwing_acme::{Journal, ObtainError, Progress, Request, Step, obtain};
 use waxwing_api::{Certificate, labels, reason};
 
-use super::FIELD_MANAGER;
 use super::admit::{self, Claims, Facts, Refusal};
-use super::decide::{self, Decision, Fault};
+use super::decide::{self, Decision};
 use super::host_gate::HostGate;
 use super::key_encoding;
 use super::order_secret::OrderSecret;
 use super::reporter::Reporter;
-use super::status::{self, Failure, Held, Outcome, sentence};
+use super::status::{self, Held, Outcome};
 use super::target_secret::{self, Ours, Pair, Stored};
-use super::wanted::{Wanted, WantedError};
+use super::wanted::Wanted;
 use crate::issuer::{IssuerKey, Lookup, ReadyIssuer, Registry};
 use crate::runtime::client::CallError;
 use crate::runtime::events::Events;
@@ -86,6 +81,9 @@ pub async fn issue(context: &Context, certificate: Arc<Certificate>) -> Result<R
         Ok(wanted) => wanted,
         Err(error) => return line.unusable_spec(&error, now).await,
     };
+    if let Some(refusal) = line.rival(&wanted) {
+        return line.refuse(&wanted, &Stored::Absent, None, refusal, now).await;
+    }
     let stored = target_secret::read(&line.secrets, &wanted.secret_name, &line.name).await?;
     let failures = status::failures(&line.certificate);
     let journal = OrderSecret::of(&context.client, &context.own_namespace, &line.certificate, failures.count);
@@ -100,7 +98,7 @@ pub async fn issue(context: &Context, certificate: Arc<Certificate>) -> Result<R
     let lookup = line.issuer(&wanted.issuer).await;
     let issuer = match line.admit(&wanted, &stored, &lookup) {
         Ok(issuer) => issuer,
-        Err(refusal) => return line.refuse(&wanted, &stored, &journal, refusal, now).await,
+        Err(refusal) => return line.refuse(&wanted, &stored, Some(&journal), refusal, now).await,
     };
     let passage = context.hosts.enter(&wanted.names, issuer.account.thumbprint()).await;
     if passage.waited {
@@ -149,23 +147,19 @@ pub async fn issue(context: &Context, certificate: Arc<Certificate>) -> Result<R
     Ok(Rest { wake: renew_at, version: reported? })
 }
 
-/// How soon what no watch tells is looked at again.
-const BACKSTOP: Duration = Duration::from_mins(5);
-/// The same for a target Secret that isn't Waxwing's and so isn't watched.
-const FOREIGN_SECRET: Duration = Duration::from_secs(30);
 /// How long a step lasts before it is worth a write.
 const WORTH_TELLING: Duration = Duration::from_secs(1);
 
 /// One look at one Certificate.
-struct Line<'a> {
-    context: &'a Context,
-    certificate: Arc<Certificate>,
-    namespace: String,
-    name: String,
-    secrets: Api<Secret>,
-    reporter: Reporter,
+pub(super) struct Line<'a> {
+    pub(super) context: &'a Context,
+    pub(super) certificate: Arc<Certificate>,
+    pub(super) namespace: String,
+    pub(super) name: String,
+    pub(super) secrets: Api<Secret>,
+    pub(super) reporter: Reporter,
     /// Stable for this Certificate: spreads renewals and back-off.
-    seed: u64,
+    pub(super) seed: u64,
 }
 
 impl<'a> Line<'a> {
@@ -194,71 +188,15 @@ impl<'a> Line<'a> {
         self.context.watches.order_secrets.get(Some(&self.context.own_namespace), &name).is_some()
     }
 
-    /// The stored pair is what is wanted: labels and annotations follow the spec, a left-over order goes.
-    async fn keep(
-        &self,
-        wanted: &Wanted,
-        stored: &Stored,
-        journal: &OrderSecret,
-        renew_at: Timestamp,
-        now: Timestamp,
-    ) -> Result<Rest, Interrupted> {
-        if let Stored::Ours(ours) = stored
-            && !ours.wrapped_as(&wanted.wrapping)
-        {
-            target_secret::write(&self.secrets, &wanted.secret_name, Some(ours), None, &wanted.wrapping)
-                .await?;
-        }
-        if let Err(error) = journal.clear().await {
-            tracing::warn!(%error, "the order Secret is left for later");
-        }
-        let version = self.reporter.report(&self.held(wanted, stored, now), &Outcome::Kept, now).await?;
-        Ok(Rest { wake: renew_at, version })
-    }
-
-    /// The next attempt isn't due: the Ready condition may still have changed.
-    async fn wait(
-        &self,
-        wanted: &Wanted,
-        stored: &Stored,
-        until: Timestamp,
-        now: Timestamp,
-    ) -> Result<Rest, Interrupted> {
-        let version = self.reporter.report(&self.held(wanted, stored, now), &Outcome::Waiting, now).await?;
-        Ok(Rest { wake: until, version })
-    }
-
-    async fn refuse(
-        &self,
-        wanted: &Wanted,
-        stored: &Stored,
-        journal: &OrderSecret,
-        refusal: Refusal,
-        now: Timestamp,
-    ) -> Result<Rest, Interrupted> {
-        tracing::info!(reason = refusal.reason, because = refusal.message, "no certificate may be ordered");
-        // An order that may not go on must not answer for its hosts any longer; an issuer's outage is no such no.
-        if !matches!(refusal.reason, reason::ISSUER_NOT_READY | reason::ISSUER_NOT_FOUND)
-            && let Err(error) = journal.clear().await
-        {
-            tracing::warn!(%error, "the order Secret is left for later");
-        }
-        let pause = match refusal.reason {
-            reason::SECRET_NOT_OWNED | reason::SECRET_UNUSABLE => FOREIGN_SECRET,
-            _ => BACKSTOP,
-        };
-        self.context.metrics.issuance(refusal.reason);
-        let version =
-            self.reporter.report(&self.held(wanted, stored, now), &Outcome::Refused(refusal), now).await?;
-        Ok(Rest { wake: later(now, pause), version })
-    }
-
-    async fn unusable_spec(&self, error: &WantedError, now: Timestamp) -> Result<Rest, Interrupted> {
-        let fault = Fault::DoesNotExist;
-        let held = Held { leaf: None, issued_by: None, renew_at: None, fault: Some(fault) };
-        let refusal = Refusal { reason: reason::INVALID_SPEC, message: error.to_string() };
-        let version = self.reporter.report(&held, &Outcome::Refused(refusal), now).await?;
-        Ok(Rest { wake: later(now, BACKSTOP), version })
+    /// A no if another Certificate of the namespace has the older right to the target Secret.
+    fn rival(&self, wanted: &Wanted) -> Option<Refusal> {
+        let certificates = self.context.watches.certificates.store().state_filter(|other| {
+            other.namespace().as_deref() == Some(&self.namespace)
+                && other.spec.secret_name == wanted.secret_name
+                && other.metadata.deletion_timestamp.is_none()
+        });
+        let first = admit::first_of(certificates.iter().map(|one| &**one).chain([&*self.certificate]))?;
+        (first.name_any() != self.name).then(|| admit::secret_conflict(wanted, &first.name_any()))
     }
 
     /// What is known of the issuer, after giving one that was applied with the Certificate the time to get ready.
@@ -279,13 +217,6 @@ impl<'a> Line<'a> {
         let watches = &self.context.watches;
         let ingresses = watches.ingresses.store().state();
         let claims: Claims = admit::claims(ingresses.iter().map(|ingress| &**ingress), &wanted.names);
-        let certificates = watches.certificates.store().state();
-        let rivals = certificates.iter().map(|certificate| &**certificate).filter(|other| {
-            other.namespace().as_deref() == Some(&self.namespace)
-                && other.spec.secret_name == wanted.secret_name
-                && other.metadata.deletion_timestamp.is_none()
-        });
-        let first = admit::first_of(rivals.chain([&*self.certificate])).map(ResourceExt::name_any);
         let namespace = watches.namespaces.get(None, &self.namespace);
         let namespace_labels = namespace.map(|namespace| namespace.labels().clone()).unwrap_or_default();
         let facts = Facts {
@@ -293,7 +224,6 @@ impl<'a> Line<'a> {
             namespace_labels: &namespace_labels,
             issuer,
             claims: &claims,
-            secret_taken_by: first.as_deref().filter(|first| *first != self.name),
             stored,
         };
         admit::admit(wanted, &facts)
@@ -356,106 +286,6 @@ impl<'a> Line<'a> {
         }
     }
 
-    async fn fail(
-        &self,
-        wanted: &Wanted,
-        stored: &Stored,
-        issuer: &Arc<ReadyIssuer>,
-        journal: &OrderSecret,
-        error: ObtainError,
-    ) -> Result<Rest, Interrupted> {
-        if stands_on_api_server(&error) {
-            return Err(error.into());
-        }
-        if error.is_account_unknown() {
-            // The order went with the account. The issuer registers again and tells when it is ready.
-            self.context.issuers.account_lost(issuer);
-            if let Err(error) = journal.clear().await {
-                tracing::warn!(%error, "the order Secret is left for later");
-            }
-            return Err(error.into());
-        }
-        let diagnosis = diagnose(&error, &error.evidence);
-        tracing::warn!(%error, cause = diagnosis.cause, fix = diagnosis.fix, "the attempt failed");
-        let class = error.class();
-        let message = format!(
-            "{} {} (asking {}: {error})",
-            sentence(&diagnosis.cause),
-            sentence(&diagnosis.fix),
-            wanted.issuer
-        );
-        let order_url = match error.order_url {
-            Some(url) => Some(url),
-            None => journal.order_url().await,
-        };
-        if order_has_ended(&error.kind)
-            && let Err(error) = journal.clear().await
-        {
-            tracing::warn!(%error, "the order Secret is left for later");
-        }
-        self.back_off(wanted, stored, &class, message, order_url).await
-    }
-
-    /// The certificate is signed but couldn't be stored: the order keeps it, the next look fetches it again.
-    async fn store_failed(
-        &self,
-        wanted: &Wanted,
-        stored: &Stored,
-        issuer: &ReadyIssuer,
-        error: CallError,
-    ) -> Result<Rest, Interrupted> {
-        if error.is_forbidden() || error.is_invalid() {
-            let class = Class { actor: Actor::User, retry: Retry::Backoff };
-            let message = format!(
-                "{error}. The certificate from {} is signed and waits; allow {FIELD_MANAGER} to write this Secret",
-                issuer.key
-            );
-            return self.back_off(wanted, stored, &class, message, None).await;
-        }
-        // Conflicts and outages: what is true now is decided on anew.
-        Err(error.into())
-    }
-
-    async fn back_off(
-        &self,
-        wanted: &Wanted,
-        stored: &Stored,
-        class: &Class,
-        message: String,
-        order_url: Option<String>,
-    ) -> Result<Rest, Interrupted> {
-        let now = Timestamp::now();
-        let failures = status::failures(&self.certificate);
-        let count = if failures.same_spec { failures.count } else { 0 };
-        let lifetime = decide::leaf(stored).map(|leaf| decide::until(leaf.not_after, leaf.not_before));
-        let attempt = u32::try_from(count).unwrap_or_default().saturating_add(1);
-        let failure = Failure {
-            message,
-            needs_change: class.retry == Retry::AfterChange,
-            next_attempt: backoff(attempt, class, now, lifetime, self.seed),
-            order_url,
-        };
-        let next = failure.next_attempt;
-        let reason = if failure.needs_change { reason::FAILED } else { reason::BACKING_OFF };
-        self.context.metrics.issuance(reason);
-        let version =
-            self.reporter.report(&self.held(wanted, stored, now), &Outcome::Failed(failure), now).await?;
-        Ok(Rest { wake: next, version })
-    }
-
-    fn held<'s>(&self, wanted: &Wanted, stored: &'s Stored, now: Timestamp) -> Held<'s> {
-        let leaf = decide::leaf(stored);
-        Held {
-            leaf,
-            issued_by: match stored {
-                Stored::Ours(ours) => ours.issued_by.as_ref(),
-                Stored::Absent | Stored::Unusable { .. } => None,
-            },
-            renew_at: leaf.map(|leaf| decide::renewal(wanted, leaf, self.seed)),
-            fault: decide::serving(wanted, stored, now).err(),
-        }
-    }
-
     fn rest_until(&self, wake: Timestamp) -> Rest {
         Rest { wake, version: self.certificate.metadata.resource_version.clone() }
     }
@@ -477,43 +307,10 @@ impl Progress for Steps {
     }
 }
 
-/// Whether the issuance failed for want of the API server, which says nothing about the Certificate.
-fn stands_on_api_server(error: &ObtainError) -> bool {
-    if !matches!(&*error.kind, ObtainErrorKind::Journal(_) | ObtainErrorKind::Solver { .. }) {
-        return false;
-    }
-    let mut source = error.source();
-    while let Some(error) = source {
-        if let Some(call) = error.downcast_ref::<CallError>() {
-            return !call.is_forbidden() && !call.is_invalid();
-        }
-        source = error.source();
-    }
-    false
-}
-
-/// Whether the order can't be gone on with, so that its Secret is of no more use.
-fn order_has_ended(kind: &ObtainErrorKind) -> bool {
-    matches!(
-        kind,
-        ObtainErrorKind::Validation { .. }
-            | ObtainErrorKind::OrderInvalid { .. }
-            | ObtainErrorKind::NoSolver { .. }
-            | ObtainErrorKind::Certificate(_)
-            | ObtainErrorKind::ForeignOrder
-            | ObtainErrorKind::Request(_)
-            | ObtainErrorKind::Key(_)
-    )
-}
-
 fn reusable_key(ours: &Ours, wanted: &Wanted) -> Option<waxwing_acme::Secret> {
     let leaf = ours.pair.as_ref().ok().and_then(Option::as_ref)?;
     let key = ours.private_key_pem.as_ref().filter(|_| leaf.key_algorithm == Some(wanted.key))?;
     key_encoding::to_pkcs8(key, wanted.key)
-}
-
-fn later(now: Timestamp, pause: Duration) -> Timestamp {
-    now.saturating_add(pause).unwrap_or(Timestamp::MAX)
 }
 
 /// FNV-1a: stable across processes and versions, as a hasher of the standard library isn't.

@@ -6,6 +6,7 @@
 pub mod admit;
 pub mod controller;
 pub mod decide;
+mod ending;
 pub mod host_gate;
 pub mod issue;
 pub mod key_encoding;

@@ -1,0 +1,231 @@
+//! How a look at a Certificate ends when it doesn't end with a new certificate: kept, waiting, refused, failed.
+
+use std::error::Error as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use waxwing_acme::{Actor, Class, Journal, ObtainError, ObtainErrorKind, Retry, backoff, diagnose};
+use waxwing_api::reason;
+
+use super::FIELD_MANAGER;
+use super::admit::Refusal;
+use super::decide::{self, Fault};
+use super::issue::{Interrupted, Line, Rest};
+use super::order_secret::OrderSecret;
+use super::status::{self, Failure, Held, Outcome, sentence};
+use super::target_secret::{self, Stored};
+use super::wanted::{Wanted, WantedError};
+use crate::issuer::ReadyIssuer;
+use crate::runtime::client::CallError;
+
+impl Line<'_> {
+    /// The stored pair is what is wanted: labels and annotations follow the spec, a left-over order goes.
+    pub(super) async fn keep(
+        &self,
+        wanted: &Wanted,
+        stored: &Stored,
+        journal: &OrderSecret,
+        renew_at: Timestamp,
+        now: Timestamp,
+    ) -> Result<Rest, Interrupted> {
+        if let Stored::Ours(ours) = stored
+            && !ours.wrapped_as(&wanted.wrapping)
+        {
+            target_secret::write(&self.secrets, &wanted.secret_name, Some(ours), None, &wanted.wrapping)
+                .await?;
+        }
+        if let Err(error) = journal.clear().await {
+            tracing::warn!(%error, "the order Secret is left for later");
+        }
+        let version = self.reporter.report(&self.held(wanted, stored, now), &Outcome::Kept, now).await?;
+        Ok(Rest { wake: renew_at, version })
+    }
+
+    /// The next attempt isn't due: the Ready condition may still have changed.
+    pub(super) async fn wait(
+        &self,
+        wanted: &Wanted,
+        stored: &Stored,
+        until: Timestamp,
+        now: Timestamp,
+    ) -> Result<Rest, Interrupted> {
+        let version = self.reporter.report(&self.held(wanted, stored, now), &Outcome::Waiting, now).await?;
+        Ok(Rest { wake: until, version })
+    }
+
+    pub(super) async fn refuse(
+        &self,
+        wanted: &Wanted,
+        stored: &Stored,
+        journal: Option<&OrderSecret>,
+        refusal: Refusal,
+        now: Timestamp,
+    ) -> Result<Rest, Interrupted> {
+        tracing::info!(reason = refusal.reason, because = refusal.message, "no certificate may be ordered");
+        // An order that may not go on must not answer for its hosts any longer; an issuer's outage is no such no.
+        if !matches!(refusal.reason, reason::ISSUER_NOT_READY | reason::ISSUER_NOT_FOUND)
+            && let Some(journal) = journal
+            && let Err(error) = journal.clear().await
+        {
+            tracing::warn!(%error, "the order Secret is left for later");
+        }
+        let pause = match refusal.reason {
+            reason::SECRET_NOT_OWNED | reason::SECRET_UNUSABLE => FOREIGN_SECRET,
+            _ => BACKSTOP,
+        };
+        self.context.metrics.issuance(refusal.reason);
+        let version =
+            self.reporter.report(&self.held(wanted, stored, now), &Outcome::Refused(refusal), now).await?;
+        Ok(Rest { wake: later(now, pause), version })
+    }
+
+    pub(super) async fn unusable_spec(
+        &self,
+        error: &WantedError,
+        now: Timestamp,
+    ) -> Result<Rest, Interrupted> {
+        let fault = Fault::DoesNotExist;
+        let held = Held { leaf: None, issued_by: None, renew_at: None, fault: Some(fault) };
+        let refusal = Refusal { reason: reason::INVALID_SPEC, message: error.to_string() };
+        let version = self.reporter.report(&held, &Outcome::Refused(refusal), now).await?;
+        Ok(Rest { wake: later(now, BACKSTOP), version })
+    }
+
+    pub(super) async fn fail(
+        &self,
+        wanted: &Wanted,
+        stored: &Stored,
+        issuer: &Arc<ReadyIssuer>,
+        journal: &OrderSecret,
+        error: ObtainError,
+    ) -> Result<Rest, Interrupted> {
+        if stands_on_api_server(&error) {
+            return Err(error.into());
+        }
+        if error.is_account_unknown() {
+            // The order went with the account. The issuer registers again and tells when it is ready.
+            self.context.issuers.account_lost(issuer);
+            if let Err(error) = journal.clear().await {
+                tracing::warn!(%error, "the order Secret is left for later");
+            }
+            return Err(error.into());
+        }
+        let diagnosis = diagnose(&error, &error.evidence);
+        tracing::warn!(%error, cause = diagnosis.cause, fix = diagnosis.fix, "the attempt failed");
+        let class = error.class();
+        let message = format!(
+            "{} {} (asking {}: {error})",
+            sentence(&diagnosis.cause),
+            sentence(&diagnosis.fix),
+            wanted.issuer
+        );
+        let order_url = match error.order_url {
+            Some(url) => Some(url),
+            None => journal.order_url().await,
+        };
+        if order_has_ended(&error.kind)
+            && let Err(error) = journal.clear().await
+        {
+            tracing::warn!(%error, "the order Secret is left for later");
+        }
+        self.back_off(wanted, stored, &class, message, order_url).await
+    }
+
+    /// The certificate is signed but couldn't be stored: the order keeps it, the next look fetches it again.
+    pub(super) async fn store_failed(
+        &self,
+        wanted: &Wanted,
+        stored: &Stored,
+        issuer: &ReadyIssuer,
+        error: CallError,
+    ) -> Result<Rest, Interrupted> {
+        if error.is_forbidden() || error.is_invalid() {
+            let class = Class { actor: Actor::User, retry: Retry::Backoff };
+            let message = format!(
+                "{error}. The certificate from {} is signed and waits; allow {FIELD_MANAGER} to write this Secret",
+                issuer.key
+            );
+            return self.back_off(wanted, stored, &class, message, None).await;
+        }
+        // Conflicts and outages: what is true now is decided on anew.
+        Err(error.into())
+    }
+
+    async fn back_off(
+        &self,
+        wanted: &Wanted,
+        stored: &Stored,
+        class: &Class,
+        message: String,
+        order_url: Option<String>,
+    ) -> Result<Rest, Interrupted> {
+        let now = Timestamp::now();
+        let failures = status::failures(&self.certificate);
+        let count = if failures.same_spec { failures.count } else { 0 };
+        let lifetime = decide::leaf(stored).map(|leaf| decide::until(leaf.not_after, leaf.not_before));
+        let attempt = u32::try_from(count).unwrap_or_default().saturating_add(1);
+        let failure = Failure {
+            message,
+            needs_change: class.retry == Retry::AfterChange,
+            next_attempt: backoff(attempt, class, now, lifetime, self.seed),
+            order_url,
+        };
+        let next = failure.next_attempt;
+        let reason = if failure.needs_change { reason::FAILED } else { reason::BACKING_OFF };
+        self.context.metrics.issuance(reason);
+        let version =
+            self.reporter.report(&self.held(wanted, stored, now), &Outcome::Failed(failure), now).await?;
+        Ok(Rest { wake: next, version })
+    }
+
+    pub(super) fn held<'s>(&self, wanted: &Wanted, stored: &'s Stored, now: Timestamp) -> Held<'s> {
+        let leaf = decide::leaf(stored);
+        Held {
+            leaf,
+            issued_by: match stored {
+                Stored::Ours(ours) => ours.issued_by.as_ref(),
+                Stored::Absent | Stored::Unusable { .. } => None,
+            },
+            renew_at: leaf.map(|leaf| decide::renewal(wanted, leaf, self.seed)),
+            fault: decide::serving(wanted, stored, now).err(),
+        }
+    }
+}
+
+/// How soon what no watch tells is looked at again.
+const BACKSTOP: Duration = Duration::from_mins(5);
+/// The same for a target Secret that isn't Waxwing's and so isn't watched.
+const FOREIGN_SECRET: Duration = Duration::from_secs(30);
+/// Whether the issuance failed for want of the API server, which says nothing about the Certificate.
+fn stands_on_api_server(error: &ObtainError) -> bool {
+    if !matches!(&*error.kind, ObtainErrorKind::Journal(_) | ObtainErrorKind::Solver { .. }) {
+        return false;
+    }
+    let mut source = error.source();
+    while let Some(error) = source {
+        if let Some(call) = error.downcast_ref::<CallError>() {
+            return !call.is_forbidden() && !call.is_invalid();
+        }
+        source = error.source();
+    }
+    false
+}
+
+/// Whether the order can't be gone on with, so that its Secret is of no more use.
+fn order_has_ended(kind: &ObtainErrorKind) -> bool {
+    matches!(
+        kind,
+        ObtainErrorKind::Validation { .. }
+            | ObtainErrorKind::OrderInvalid { .. }
+            | ObtainErrorKind::NoSolver { .. }
+            | ObtainErrorKind::Certificate(_)
+            | ObtainErrorKind::ForeignOrder
+            | ObtainErrorKind::Request(_)
+            | ObtainErrorKind::Key(_)
+    )
+}
+
+fn later(now: Timestamp, pause: Duration) -> Timestamp {
+    now.saturating_add(pause).unwrap_or(Timestamp::MAX)
+}
