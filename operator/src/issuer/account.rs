@@ -64,11 +64,26 @@ pub(super) async fn establish(
         Some(binding) => Some(external_account(&secrets, namespace, binding).await?),
         None => None,
     };
-    let generate = !acme.disable_account_key_generation.unwrap_or_default();
-    let key = account_key(&secrets, namespace, &acme.private_key_secret_ref, generate).await?;
+    let reference = &acme.private_key_secret_ref;
+    let stored = stored_key(&secrets, namespace, reference).await?;
+    if stored.is_none() && acme.disable_account_key_generation.unwrap_or_default() {
+        return Err(Problem::new(
+            reason::KEY_MISSING,
+            format!(
+                "there is no Secret {namespace}/{}: create it with the account's key under {}, or remove \
+                 spec.acme.disableAccountKeyGeneration",
+                reference.name, reference.key
+            ),
+        ));
+    }
     let directory = Directory::fetch(&http, &server)
         .await
         .map_err(|error| asking("fetching the directory", error, reason::DIRECTORY_UNREACHABLE))?;
+    // Made only for a CA that is there, so that a mistyped server leaves nothing behind.
+    let key = match stored {
+        Some(key) => key,
+        None => new_key(&secrets, namespace, reference).await?,
+    };
     if let Some(url) = known_url(known, &key) {
         return Account::restore(&directory, &http, key, url)
             .await
@@ -116,26 +131,24 @@ fn known_url<'a>(known: Option<&'a IssuerAcmeStatus>, key: &AccountKey) -> Optio
     known.uri.as_deref().filter(|url| same && Url::parse(url).is_ok())
 }
 
-/// The key in the Secret, made if there is none and `generate` says so. One that exists is never overwritten.
-async fn account_key(
+/// The key in the Secret, if there is that Secret.
+async fn stored_key(
     secrets: &Api<Secret>,
     namespace: &str,
     reference: &PrivateKeySecretRef,
-    generate: bool,
+) -> Result<Option<AccountKey>, Problem> {
+    let PrivateKeySecretRef { name, key } = reference;
+    let secret = read(secrets, namespace, name).await?;
+    secret.map(|secret| parse_key(&secret, namespace, name, key)).transpose()
+}
+
+/// A new key, once it is in the Secret. One that exists is never overwritten.
+async fn new_key(
+    secrets: &Api<Secret>,
+    namespace: &str,
+    reference: &PrivateKeySecretRef,
 ) -> Result<AccountKey, Problem> {
     let PrivateKeySecretRef { name, key } = reference;
-    if let Some(secret) = read(secrets, namespace, name).await? {
-        return parse_key(&secret, namespace, name, key);
-    }
-    if !generate {
-        return Err(Problem::new(
-            reason::KEY_MISSING,
-            format!(
-                "there is no Secret {namespace}/{name}: create it with the account's key under {key}, or remove \
-                 spec.acme.disableAccountKeyGeneration"
-            ),
-        ));
-    }
     let made =
         AccountKey::generate().map_err(|error| Problem::new(reason::INVALID_KEY, error.to_string()))?;
     let secret = key_secret(name, key, &made);
@@ -143,10 +156,9 @@ async fn account_key(
     match bounded(what, secrets.create(&PostParams::default(), &secret)).await {
         Ok(_) => Ok(made),
         // Someone was faster: theirs is the account's key.
-        Err(error) if error.is_already_exists() => match read(secrets, namespace, name).await? {
-            Some(secret) => parse_key(&secret, namespace, name, key),
-            None => Err(calling(&error)),
-        },
+        Err(error) if error.is_already_exists() => {
+            stored_key(secrets, namespace, reference).await?.ok_or_else(|| calling(&error))
+        }
         Err(error) => Err(calling(&error)),
     }
 }
