@@ -29,7 +29,7 @@ demo-env: ## Print the shell variables that point kubectl at the demo's cluster
 	@$(LAB) env
 
 test: prerequisites ## Everything that CI runs: format, lints, unit tests, and the tests in the lab
-	@$(MAKE) --no-print-directory lint
+	@$(MAKE) --no-print-directory lint deny
 	@$(MAKE) --no-print-directory test-unit
 	@$(MAKE) --no-print-directory test-lab
 
@@ -57,13 +57,11 @@ lint: ## Check format and lints
 	@$(STEP) 'format' cargo fmt --all --check
 	@$(STEP) 'lints' cargo clippy --workspace --all-targets --locked --quiet -- -D warnings
 
-deny: ## Check dependencies: bans, licences, sources (installs cargo-deny, which takes minutes)
-	@scripts/tool cargo-deny
-	@$(STEP) 'bans, licences, sources' cargo deny --workspace check bans licenses sources
+deny: ## Check dependencies: bans, licences, sources
+	@$(STEP) 'bans, licences and sources of dependencies' scripts/tool cargo-deny --log-level error --workspace check bans licenses sources
 
-docs: ## Build the book in docs/ (installs mdbook, which takes minutes)
-	@scripts/tool mdbook
-	@$(STEP) 'the book' mdbook build docs
+docs: ## Build the book in docs/
+	@$(STEP) 'the book, into target/book' scripts/tool mdbook build docs
 
 prerequisites:
 	@scripts/prerequisites
