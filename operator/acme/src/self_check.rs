@@ -68,6 +68,8 @@ struct Inner {
 const FIRST_PAUSE: Duration = Duration::from_millis(25);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// The part of the time waited so far that one more pause may add.
+const PAUSE_PART: u32 = 8;
 /// As many as Let's Encrypt follows.
 const REDIRECTS: usize = 10;
 /// A key authorization has under 200 bytes.
@@ -104,7 +106,7 @@ impl SelfCheck {
                 continue;
             }
             tokio::time::sleep(pause).await;
-            pause = (pause * 3 / 2).min(config.poll.max(FIRST_PAUSE));
+            pause = next_pause(started.elapsed(), config.poll);
         }
     }
 
@@ -296,6 +298,11 @@ fn connect_outcome(error: &io::Error) -> Outcome {
     }
 }
 
+/// Quick looks at first, so that waiting takes little longer than what is waited for; then rarer ones.
+fn next_pause(waited: Duration, longest: Duration) -> Duration {
+    (waited / PAUSE_PART).min(longest).max(FIRST_PAUSE)
+}
+
 /// Passed where something answered as expected, and nothing failed but what can't be reached from here.
 fn verdict(observations: &[Observation]) -> bool {
     let mut passed = false;
@@ -329,4 +336,17 @@ fn tls_connector() -> Option<TlsConnector> {
         .with_custom_certificate_verifier(Arc::new(AcceptAll::new()))
         .with_no_client_auth();
     Some(TlsConnector::from(Arc::new(config)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_with_the_time_waited_up_to_the_longest() {
+        let longest = Duration::from_secs(1);
+        assert_eq!(next_pause(Duration::ZERO, longest), FIRST_PAUSE);
+        assert_eq!(next_pause(Duration::from_secs(2), longest), Duration::from_millis(250));
+        assert_eq!(next_pause(Duration::from_secs(19), longest), longest);
+    }
 }
