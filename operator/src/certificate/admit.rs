@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::networking::v1::Ingress;
 use kube::ResourceExt;
 use kube::core::{Selector, SelectorExt};
-use waxwing_api::{AllowRule, Certificate, IssuerKind, labels, reason};
+use waxwing_api::{AllowRule, Certificate, IssuerKind, reason};
 
 use super::target_secret::Stored;
 use super::wanted::Wanted;
@@ -105,18 +105,19 @@ fn names_allowed(wanted: &Wanted, facts: &Facts<'_>, allow: &[AllowRule]) -> Res
     Ok(())
 }
 
-/// Which of `names` the Ingresses route, and from where. Waxwing's own routes are nobody's claim.
-pub fn claims<'a>(ingresses: impl IntoIterator<Item = &'a Ingress>, names: &BTreeSet<String>) -> Claims {
+/// Which of `names` the Ingresses route, and from where. Those in Waxwing's own namespace are nobody's claim: they
+/// are its routes, and what an administrator made there for `http01.existingRoute`.
+pub fn claims<'a>(
+    ingresses: impl IntoIterator<Item = &'a Ingress>,
+    names: &BTreeSet<String>,
+    own_namespace: &str,
+) -> Claims {
     let mut claims = Claims::new();
     for ingress in ingresses {
-        if ingress
-            .labels()
-            .get(labels::COMPONENT)
-            .is_some_and(|component| component == labels::COMPONENT_ROUTE)
-        {
+        let (Some(spec), Some(namespace)) = (&ingress.spec, ingress.namespace()) else { continue };
+        if namespace == own_namespace {
             continue;
         }
-        let (Some(spec), Some(namespace)) = (&ingress.spec, ingress.namespace()) else { continue };
         let hosts =
             spec.rules.iter().flatten().filter_map(|rule| rule.host.as_deref()).chain(
                 spec.tls.iter().flatten().flat_map(|tls| tls.hosts.iter().flatten()).map(String::as_str),
@@ -206,11 +207,10 @@ mod tests {
     use super::super::wanted::tests::wanted;
     use super::*;
 
-    fn ingress(namespace: &str, host: &str, component: Option<&str>) -> Ingress {
+    fn ingress(namespace: &str, host: &str) -> Ingress {
         Ingress {
             metadata: ObjectMeta {
                 namespace: Some(namespace.into()),
-                labels: component.map(|value| BTreeMap::from([(labels::COMPONENT.into(), value.into())])),
                 ..ObjectMeta::default()
             },
             spec: Some(IngressSpec {
@@ -232,7 +232,7 @@ mod tests {
             namespace: "web",
             namespace_labels: &labels,
             issuer: &Lookup::Missing,
-            claims: &claims(ingresses, &wanted.names),
+            claims: &claims(ingresses, &wanted.names, "waxwing-system"),
             stored: &Stored::Absent,
         };
         names_allowed(&wanted, &facts, allow).err().map(|refusal| refusal.reason)
@@ -267,27 +267,21 @@ mod tests {
     #[test]
     fn a_neighbours_name_is_refused_and_ones_own_is_not() {
         assert_eq!(refusal(&[], &[], &[]), None);
-        assert_eq!(
-            refusal(&[], &[ingress("shop", "A.example", None)], &[]),
-            Some(reason::NAME_OWNED_ELSEWHERE)
-        );
-        assert_eq!(
-            refusal(&[], &[ingress("shop", "*.example", None)], &[]),
-            Some(reason::NAME_OWNED_ELSEWHERE)
-        );
-        let both = [ingress("shop", "a.example", None), ingress("web", "a.example", None)];
+        assert_eq!(refusal(&[], &[ingress("shop", "A.example")], &[]), Some(reason::NAME_OWNED_ELSEWHERE));
+        assert_eq!(refusal(&[], &[ingress("shop", "*.example")], &[]), Some(reason::NAME_OWNED_ELSEWHERE));
+        let both = [ingress("shop", "a.example"), ingress("web", "a.example")];
         assert_eq!(refusal(&[], &both, &[]), None);
     }
 
     #[test]
-    fn a_route_of_waxwing_is_no_claim() {
-        let route = ingress("waxwing-system", "a.example", Some(labels::COMPONENT_ROUTE));
-        assert_eq!(refusal(&[], &[route], &[]), None);
+    fn what_stands_in_waxwings_own_namespace_is_no_claim() {
+        let routes = [ingress("waxwing-system", "a.example"), ingress("waxwing-system", "*.example")];
+        assert_eq!(refusal(&[], &routes, &[]), None);
     }
 
     #[test]
     fn rules_limit_an_issuer_and_only_those_with_a_selector_give_a_neighbours_name() {
-        let neighbour = [ingress("shop", "a.example", None)];
+        let neighbour = [ingress("shop", "a.example")];
         assert_eq!(refusal(&[rule("b.example", None)], &[], &[]), Some(reason::NOT_ALLOWED));
         assert_eq!(refusal(&[rule("*.example", None)], &[], &[]), None);
         assert_eq!(refusal(&[rule("*.example", None)], &neighbour, &[]), Some(reason::NAME_OWNED_ELSEWHERE));

@@ -216,7 +216,8 @@ impl<'a> Line<'a> {
     fn admit(&self, wanted: &Wanted, stored: &Stored, issuer: &Lookup) -> Result<Arc<ReadyIssuer>, Refusal> {
         let watches = &self.context.watches;
         let ingresses = watches.ingresses.store().state();
-        let claims: Claims = admit::claims(ingresses.iter().map(|ingress| &**ingress), &wanted.names);
+        let ingresses = ingresses.iter().map(|ingress| &**ingress);
+        let claims: Claims = admit::claims(ingresses, &wanted.names, &self.context.own_namespace);
         let namespace = watches.namespaces.get(None, &self.namespace);
         let namespace_labels = namespace.map(|namespace| namespace.labels().clone()).unwrap_or_default();
         let facts = Facts {
