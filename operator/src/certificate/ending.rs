@@ -38,7 +38,9 @@ impl Line<'_> {
         if let Err(error) = journal.clear().await {
             tracing::warn!(%error, "the order Secret is left for later");
         }
-        let version = self.reporter.report(&self.held(wanted, stored, now), &Outcome::Kept, now).await?;
+        // What the annotations say from now on, if they didn't before.
+        let held = Held { issued_by: Some(&wanted.issued_by), ..self.held(wanted, stored, now) };
+        let version = self.reporter.report(&held, &Outcome::Kept, now).await?;
         Ok(Rest { wake: renew_at, version })
     }
 
