@@ -10,6 +10,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 use std::io::{BufRead, IsTerminal, Write};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
@@ -36,6 +37,7 @@ Obtains a certificate over ACME, answering HTTP-01 on a port of this machine.
   --directory URL    the CA's directory       (default: Let's Encrypt's staging CA)
   --email ADDRESS    contact for the account  (default: none)
   --name NAME        a name or address for the certificate; may be repeated
+  --address ADDRESS  where to answer HTTP-01  (default: 0.0.0.0)
   --port PORT        where to answer HTTP-01  (default: 80)
   --out DIRECTORY    where key and chain go   (default: .)
   --ca-bundle FILE   trust these root certificates (PEM) for the CA itself
@@ -72,7 +74,7 @@ async fn run() -> Result<(), Failure> {
         None => TrustRoots::System,
     };
     let http = Http::new(HttpConfig { roots, ..HttpConfig::default() })?;
-    let responder = Responder::listen(options.port).await?;
+    let responder = Responder::listen(options.address, options.port).await?;
 
     let directory = Directory::fetch(&http, &options.directory).await?;
     let key = account_key(&options.out.join("account.pem"))?;
@@ -125,6 +127,7 @@ struct Options {
     directory: Url,
     email: Option<String>,
     names: Vec<String>,
+    address: IpAddr,
     port: u16,
     out: PathBuf,
     ca_bundle: Option<PathBuf>,
@@ -136,13 +139,15 @@ impl Options {
     /// Reads flags, and asks for what they don't say.
     fn read(mut arguments: impl Iterator<Item = String>) -> Result<Self, Failure> {
         let (mut directory, mut email, mut port, mut out) = (None, None, None, None);
-        let (mut names, mut ca_bundle, mut log, mut quiet) = (Vec::new(), None, false, false);
+        let (mut names, mut address, mut ca_bundle) = (Vec::new(), None, None);
+        let (mut log, mut quiet) = (false, false);
         while let Some(flag) = arguments.next() {
             let mut value = || arguments.next().ok_or(format!("{flag} needs a value; see --help"));
             match flag.as_str() {
                 "--directory" => directory = Some(value()?),
                 "--email" => email = Some(value()?),
                 "--name" => names.push(value()?),
+                "--address" => address = Some(value()?),
                 "--port" => port = Some(value()?),
                 "--out" => out = Some(value()?),
                 "--ca-bundle" => ca_bundle = Some(PathBuf::from(value()?)),
@@ -173,6 +178,9 @@ impl Options {
             directory: directory.parse().map_err(|error| format!("{directory:?} is not a URL: {error}"))?,
             email: Some(email).filter(|email| !email.is_empty()),
             names,
+            address: fill(address, false, "", "0.0.0.0")?
+                .parse()
+                .map_err(|error| format!("--address: {error}"))?,
             port: port.parse().map_err(|_| format!("{port:?} is not a port"))?,
             out: out.into(),
             ca_bundle,
@@ -221,7 +229,7 @@ struct Responder {
 }
 
 impl Responder {
-    async fn listen(port: u16) -> Result<Self, Failure> {
+    async fn listen(address: IpAddr, port: u16) -> Result<Self, Failure> {
         let responder = Self::default();
         let answer = |State(responder): State<Self>, UrlPath(token): UrlPath<String>| async move {
             responder.answer(&token)
@@ -229,7 +237,7 @@ impl Responder {
         let router = Router::new()
             .route("/.well-known/acme-challenge/{token}", get(answer))
             .with_state(responder.clone());
-        let listener = tokio::net::TcpListener::bind(("0.0.0.0", port)).await.map_err(|error| {
+        let listener = tokio::net::TcpListener::bind((address, port)).await.map_err(|error| {
             format!("listening on port {port}: {error}; use another one with --port, and send port 80 there")
         })?;
         tokio::spawn(async move { axum::serve(listener, router).await });

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::{join_all, select};
+use futures::future::{Either, join_all, select};
 use futures::stream::{self, StreamExt, TryStreamExt};
 use serde::Deserialize;
 use serde_json::json;
@@ -37,7 +37,10 @@ pub(crate) struct Outcome {
 /// As many authorizations of one order are worked on at once.
 const AT_ONCE: usize = 100;
 /// A solver's call to its API may take this long.
-const SOLVER_PATIENCE: Duration = Duration::from_mins(1);
+pub(crate) const SOLVER_PATIENCE: Duration = Duration::from_mins(1);
+
+/// A self-check bounds itself; one that doesn't ends here, and the CA is asked.
+const SELF_CHECK_PATIENCE: Duration = Duration::from_mins(2);
 
 #[derive(Debug, Deserialize)]
 struct Authorization {
@@ -228,8 +231,9 @@ impl Pending {
             self.present().await?;
             let mut stop = failed.subscribe();
             let stopped = std::pin::pin!(stop.wait_for(|failed| *failed));
-            let check = std::pin::pin!(self.solver.self_check(&self.challenge));
-            if let futures::future::Either::Left((seen, _)) = select(check, stopped).await {
+            let check = self.solver.self_check(&self.challenge);
+            let check = std::pin::pin!(tokio::time::timeout(SELF_CHECK_PATIENCE, check));
+            if let Either::Left((Ok(seen), _)) = select(check, stopped).await {
                 let identifier = self.challenge.identifier.clone();
                 progress.step(&Step::SelfCheck { identifier, evidence: seen.clone() });
                 *evidence = Some(seen);

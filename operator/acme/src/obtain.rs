@@ -5,6 +5,7 @@ use instant_acme::OrderStatus;
 use jiff::Timestamp;
 
 use crate::attempts::Attempts;
+use crate::authorization::SOLVER_PATIENCE;
 use crate::order::Order;
 use crate::poll::Poll;
 use crate::{
@@ -212,9 +213,12 @@ impl Issuance<'_> {
 
     async fn prepare(&self) {
         let each = self.likely().into_iter().map(|(identifier, _, solver)| async move {
-            if let Err(error) = solver.prepare(&identifier).await {
-                tracing::info!(%identifier, %error, "a solver could not prepare; it will be asked to present");
-            }
+            let reason = match tokio::time::timeout(SOLVER_PATIENCE, solver.prepare(&identifier)).await {
+                Ok(Ok(())) => return,
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => "no answer in time".to_owned(),
+            };
+            tracing::info!(%identifier, reason, "a solver could not prepare; it will be asked to present");
         });
         join_all(each).await;
     }

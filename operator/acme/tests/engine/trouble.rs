@@ -68,6 +68,14 @@ async fn a_ca_that_keeps_hanging_is_a_time_out_and_the_order_stays() {
 }
 
 #[tokio::test]
+async fn a_finalize_that_was_acted_on_is_not_sent_again() {
+    let stage = Stage::new(Script::default()).await;
+    stage.ca.script().faults.push((Endpoint::Finalize, Fault::CutAfter));
+    stage.obtain(&request(&["a.example"])).await.unwrap();
+    assert_eq!(stage.log.count("ca Finalize"), 1);
+}
+
+#[tokio::test]
 async fn half_of_all_nonces_refused() {
     let stage = Stage::new(Script { bad_nonces: 50, ..Script::default() }).await;
     for index in 0..10 {
