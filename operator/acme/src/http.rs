@@ -36,6 +36,8 @@ pub struct HttpConfig {
     pub request_timeout: Duration,
     /// How many requests may be under way at once. Further ones wait their turn.
     pub concurrent_requests: usize,
+    /// Who is told of each request.
+    pub observer: Observer,
 }
 
 impl Default for HttpConfig {
@@ -45,7 +47,28 @@ impl Default for HttpConfig {
             connect_timeout: Duration::from_secs(10),
             request_timeout: Duration::from_secs(30),
             concurrent_requests: 16,
+            observer: Observer::default(),
         }
+    }
+}
+
+/// Is told of each request that has ended: the host, and the status of the answer or 0 if there was none. For metrics;
+/// it must not block.
+#[derive(Clone, Default)]
+pub struct Observer(Option<Arc<Told>>);
+
+type Told = dyn Fn(&str, u16) + Send + Sync;
+
+impl Observer {
+    /// An observer that calls `told`.
+    pub fn new(told: impl Fn(&str, u16) + Send + Sync + 'static) -> Self {
+        Self(Some(Arc::new(told)))
+    }
+}
+
+impl fmt::Debug for Observer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Observer({})", if self.0.is_some() { "…" } else { "none" })
     }
 }
 
@@ -71,6 +94,7 @@ struct Inner {
     client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
     slots: Semaphore,
     request_timeout: Duration,
+    observer: Observer,
 }
 
 /// An answer of less than 400, read whole.
@@ -119,7 +143,8 @@ impl Http {
             .http2_keep_alive_timeout(Duration::from_secs(10))
             .build(connector);
         let slots = Semaphore::new(config.concurrent_requests.clamp(1, Semaphore::MAX_PERMITS));
-        Ok(Self { inner: Arc::new(Inner { client, slots, request_timeout: config.request_timeout }) })
+        let (request_timeout, observer) = (config.request_timeout, config.observer.clone());
+        Ok(Self { inner: Arc::new(Inner { client, slots, request_timeout, observer }) })
     }
 
     /// Sends a request and reads the whole answer, whatever its status.
@@ -132,6 +157,7 @@ impl Http {
         let slot = tokio::time::timeout(patience, self.inner.slots.acquire()).await;
         let Ok(Ok(_slot)) = slot else { return Err(fail(Failure::Busy { after: patience })) };
 
+        let host = request.uri().host().unwrap_or_default().to_owned();
         let started = Instant::now();
         let outcome = tokio::time::timeout(self.inner.request_timeout, self.send(request))
             .await
@@ -140,6 +166,9 @@ impl Http {
         match &outcome {
             Ok(answer) => info!(method, url, status = answer.status.as_u16(), elapsed_ms, "ACME request"),
             Err(error) => info!(method, url, %error, elapsed_ms, "ACME request"),
+        }
+        if let Observer(Some(told)) = &self.inner.observer {
+            told(&host, outcome.as_ref().map_or(0, |answer| answer.status.as_u16()));
         }
         outcome.map_err(fail)
     }

@@ -42,7 +42,7 @@ pub use diagnosis::{Diagnosis, diagnose};
 pub use directory::{Directory, Meta};
 pub use error::{Actor, Class, Error, ObtainError, ObtainErrorKind, Retry};
 pub use evidence::{Evidence, Observation, Outcome};
-pub use http::{Http, HttpConfig, TrustRoots};
+pub use http::{Http, HttpConfig, Observer, TrustRoots};
 pub use issued::{Issued, Leaf, PairError, check, inspect};
 pub use journal::{Entry, FileJournal, Journal, JournalError, Presented, replace_file};
 pub use obtain::obtain;

@@ -5,8 +5,8 @@ use k8s_openapi::{ByteString, api::core::v1::Secret, apimachinery::pkg::apis::me
 use kube::{Api, Client, api::PostParams};
 use url::Url;
 use waxwing_acme::{
-    Account, AccountKey, Actor, Class, Directory, Error, ExternalAccount, Http, HttpConfig, ObtainError,
-    ObtainErrorKind, Retry, TrustRoots, diagnose,
+    Account, AccountKey, Actor, Class, Directory, Error, ExternalAccount, Http, HttpConfig, Observer,
+    ObtainError, ObtainErrorKind, Retry, TrustRoots, diagnose,
 };
 use waxwing_api::{Acme, ExternalAccountBinding, IssuerAcmeStatus, PrivateKeySecretRef, labels, reason};
 
@@ -43,6 +43,7 @@ pub(super) async fn establish(
     namespace: &str,
     acme: &Acme,
     known: Option<&IssuerAcmeStatus>,
+    observer: Observer,
 ) -> Result<Account, Problem> {
     let server = Url::parse(&acme.server).map_err(|error| {
         Problem::new(
@@ -53,7 +54,7 @@ pub(super) async fn establish(
             ),
         )
     })?;
-    let http = Http::new(http_config(acme)).map_err(|error| {
+    let http = Http::new(HttpConfig { observer, ..http_config(acme) }).map_err(|error| {
         Problem::new(
             reason::INVALID_CONFIG,
             format!("{error}: check that spec.acme.caBundle holds certificates in PEM"),

@@ -13,7 +13,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::json;
 use tokio::{sync::broadcast, time::timeout};
 use tokio_util::sync::CancellationToken;
-use waxwing_acme::{Actor, Class, Retry, backoff};
+use waxwing_acme::{Actor, Class, Observer, Retry, backoff};
 use waxwing_api::{AcmeIssuer, ClusterIssuer, Issuer, IssuerKind, reason};
 
 use super::{
@@ -196,7 +196,12 @@ async fn attempt<K: Kind>(
     let lost = before.as_ref().is_some_and(|entry| entry.lost);
     let in_status = known(issuer.issuer_status(), version.generation).filter(|_| !lost);
     let namespace = key.namespace.as_deref().unwrap_or(&context.own_namespace);
-    let established = timeout(ATTEMPT, establish(&context.client, namespace, acme, in_status)).await;
+    let observer = {
+        let metrics = Arc::clone(&context.metrics);
+        Observer::new(move |host, status| metrics.acme_request(host, status))
+    };
+    let establishing = establish(&context.client, namespace, acme, in_status, observer);
+    let established = timeout(ATTEMPT, establishing).await;
     let problem = match established {
         Ok(Ok(account)) => {
             tracing::info!(issuer = %key, account = account.url(), "the issuer is ready");
