@@ -3,6 +3,8 @@
 //!
 //! Tests use [`lab::Lab`]; the program `e2e` keeps a lab running for people.
 
+pub mod bench;
+pub mod demo;
 pub mod http;
 pub mod lab;
 pub mod parts;

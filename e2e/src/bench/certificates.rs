@@ -144,8 +144,10 @@ fn note(seen: &mut HashMap<String, Seen>, certificate: &Certificate, at: Instant
     if matches!(seen.get(&name), Some(Seen::Ready(_))) {
         return;
     }
-    let conditions = certificate.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
-    let ready = conditions.iter().any(|condition| condition.type_ == reason::READY && condition.status == "True");
+    let conditions =
+        certificate.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
+    let ready =
+        conditions.iter().any(|condition| condition.type_ == reason::READY && condition.status == "True");
     let news = if ready {
         Seen::Ready(at)
     } else {

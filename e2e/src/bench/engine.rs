@@ -20,8 +20,8 @@ use tokio::{net::TcpListener, task::JoinHandle};
 use url::Url;
 use waxwing_acme::{
     Account, AccountKey, Challenge, ChallengeType, Directory, Entry, Evidence, Http, HttpConfig, Identifier,
-    Journal, JournalError, NoProgress, NoSolver, Presented, Request, Solver, SolverError, Solvers, TrustRoots,
-    obtain,
+    Journal, JournalError, NoProgress, NoSolver, Presented, Request, Solver, SolverError, Solvers,
+    TrustRoots, obtain,
 };
 
 use super::certificates::Timed;
@@ -73,8 +73,7 @@ async fn register(lab: &Lab, directory: &str) -> Result<Account, Error> {
     let what = || format!("registering an account at {directory}");
     let url: Url = directory.parse().map_err(Error::invalid(what))?;
     let roots = TrustRoots::Custom(lab.authority().pem().as_bytes().to_vec());
-    let http =
-        Http::new(HttpConfig { roots, ..HttpConfig::default() }).map_err(Error::invalid(what))?;
+    let http = Http::new(HttpConfig { roots, ..HttpConfig::default() }).map_err(Error::invalid(what))?;
     let found = Directory::fetch(&http, &url).await.map_err(Error::invalid(what))?;
     let key = AccountKey::generate().map_err(Error::invalid(what))?;
     Account::register(&found, &http, key, &[], None).await.map_err(Error::invalid(what))

@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     Error,
-    lab::{Lab, Mark, OWN_NAMESPACE, Operator, OperatorOptions, RESPONDER_PORT, Traefik, User},
+    lab::{Lab, Mark, OWN_NAMESPACE, Operator, OperatorOptions, Traefik, User},
     paths, probe,
 };
 
@@ -63,11 +63,11 @@ pub enum Ca {
 }
 
 /// One certificate may take this long, also when a CA says to wait.
-const SINGLE: Duration = Duration::from_secs(60);
+const SINGLE: Duration = Duration::from_mins(1);
 /// All of a burst may take this long.
-const BURST: Duration = Duration::from_secs(300);
+const BURST: Duration = Duration::from_mins(5);
 /// Routes and orders are swept in this time.
-const SWEPT: Duration = Duration::from_secs(120);
+const SWEPT: Duration = Duration::from_mins(2);
 /// Writes have ended when there was none for this long.
 const QUIET: Duration = Duration::from_secs(3);
 /// Traefik's throttle has this period: certificates are created at moments spread over it.
@@ -100,7 +100,9 @@ impl Lane {
     pub fn what(self) -> &'static str {
         match self {
             Self::Engine => "engine alone: no Kubernetes, no self-check, answers in the same process; Pebble",
-            Self::ExistingRoute => "create to Ready; an Ingress of Traefik already leads to the responder; Pebble",
+            Self::ExistingRoute => {
+                "create to Ready; an Ingress of Traefik already leads to the responder; Pebble"
+            }
             Self::Traefik => "create to Ready; Traefik must learn a route for each host; Pebble",
             Self::EngineBurst => "engine alone, as above; step-ca",
             Self::BurstExisting => "all created at once; the edge already routes; step-ca",
@@ -178,7 +180,10 @@ impl Lane {
             Self::Traefik => {
                 let count = names.len().max(1);
                 let pause = |number: usize| {
-                    PHASE.mul_f64(each(f64::from(u32::try_from(number * 7 % count).unwrap_or_default()), count))
+                    PHASE.mul_f64(each(
+                        f64::from(u32::try_from(number * 7 % count).unwrap_or_default()),
+                        count,
+                    ))
                 };
                 certificates.one_at_a_time(names, pause, SINGLE).await?
             }
@@ -193,7 +198,8 @@ impl Lane {
         if let Some(route) = route {
             route.close(lab).await?;
         }
-        let used = operator_use(writes, after.cpu.saturating_sub(before.cpu), after.peak_resident, names.len());
+        let used =
+            operator_use(writes, after.cpu.saturating_sub(before.cpu), after.peak_resident, names.len());
         Ok((timed, used))
     }
 }
@@ -287,14 +293,15 @@ async fn ready_issuer(
 /// Waits until no route and no order is left.
 async fn swept(lab: &Lab) -> Result<(), Error> {
     let client = lab.client(User::Admin)?;
-    let component = |component: &str| {
-        ListParams::default().labels(&format!("{}={component}", labels::COMPONENT))
-    };
+    let component =
+        |component: &str| ListParams::default().labels(&format!("{}={component}", labels::COMPONENT));
     let routes: Api<Ingress> = Api::namespaced(client.clone(), OWN_NAMESPACE);
     let orders: Api<Secret> = Api::namespaced(client, OWN_NAMESPACE);
     probe::until("Waxwing's own clearing up", SWEPT, || async {
-        let left = routes.list(&component(labels::COMPONENT_ROUTE)).await.map_err(|error| error.to_string())?;
-        let open = orders.list(&component(labels::COMPONENT_ORDER)).await.map_err(|error| error.to_string())?;
+        let left =
+            routes.list(&component(labels::COMPONENT_ROUTE)).await.map_err(|error| error.to_string())?;
+        let open =
+            orders.list(&component(labels::COMPONENT_ORDER)).await.map_err(|error| error.to_string())?;
         match (left.items.len(), open.items.len()) {
             (0, 0) => Ok(()),
             (routes, orders) => Err(format!("{routes} routes and {orders} orders are left")),
@@ -338,7 +345,7 @@ impl Route {
         let yaml = format!(
             "apiVersion: networking.k8s.io/v1\nkind: Ingress\nmetadata: {{name: {name}}}\nspec:\n  \
              ingressClassName: {class}\n  rules:\n  - http: {{paths: [{{path: /.well-known/acme-challenge/, \
-             pathType: Prefix, backend: {{service: {{name: waxwing, port: {{number: {RESPONDER_PORT}}}}}}}}}]}}\n"
+             pathType: Prefix, backend: {{service: {{name: waxwing, port: {{name: responder}}}}}}}}]}}\n"
         );
         lab.apply(OWN_NAMESPACE, &yaml).await?;
         let http = lab.http().await?;

@@ -116,7 +116,8 @@ async fn ticking<T>(
 
 fn settings() -> Vec<String> {
     vec![
-        "everything on this machine at once: cluster, CA, ingress controller, Waxwing, and this program".to_owned(),
+        "everything on this machine at once: cluster, CA, ingress controller, Waxwing, and this program"
+            .to_owned(),
         format!(
             "Pebble {PEBBLE}: no validation sleeps, no refused nonces, no reuse of authorizations; Retry-After: none, \
              in lane retry-after {RETRY_AFTER} s"

@@ -1,5 +1,7 @@
 //! The commands of `e2e`.
 
+mod bench;
+mod demo;
 mod fetch;
 mod up;
 
@@ -7,6 +9,7 @@ use std::{ffi::OsString, process::ExitCode};
 
 use e2e::{
     Error,
+    demo::{self as demonstration, Cluster},
     parts::Purpose,
     sandbox,
     up::{Named, forward, supervise},
@@ -27,6 +30,22 @@ pub enum Command {
         /// The command and its arguments
         #[arg(required = true, last = true)]
         command: Vec<OsString>,
+    },
+    /// Show Waxwing at work: a lab, the examples, and every step as it happens
+    Demo {
+        #[command(flatten)]
+        lab: LabName,
+        /// Which cluster
+        #[arg(long, value_enum, default_value_t)]
+        cluster: Cluster,
+    },
+    /// Measure speed, API writes, processor time and memory
+    Bench {
+        #[command(flatten)]
+        options: e2e::bench::Options,
+        /// How the figures are printed
+        #[arg(short, long, value_enum, default_value_t)]
+        output: bench::Output,
     },
     /// Start a lab that keeps running, and return when it is ready
     Up {
@@ -69,6 +88,15 @@ pub enum Command {
         #[arg(required = true, last = true)]
         command: Vec<OsString>,
     },
+    /// The part of the demo that runs inside of the lab
+    #[command(hide = true)]
+    DemoStory {
+        #[command(flatten)]
+        lab: LabName,
+    },
+    /// The demo's app
+    #[command(hide = true)]
+    DemoApp,
     /// Runs a lab's parts inside of its sandbox
     #[command(hide = true)]
     Supervise {
@@ -123,6 +151,10 @@ impl Command {
             Self::Fetch { purpose } => fetch::run(purpose)?,
             Self::Sandbox { command } => return Err(sandbox::enter(&command)),
             Self::SandboxInit { command } => return sandbox::init(&command).map(ExitCode::from),
+            Self::Demo { lab, cluster } => return demo::run(&lab.parse()?, cluster),
+            Self::Bench { options, output } => bench::run(&options, output)?,
+            Self::DemoStory { lab } => runtime()?.block_on(demonstration::tell(&lab.parse()?))?,
+            Self::DemoApp => runtime()?.block_on(demonstration::serve_app())?,
             Self::Up { lab, operator } => up::up(&lab.parse()?, operator)?,
             Self::Down { lab } => up::down(&lab.parse()?)?,
             Self::Status { lab } => {

@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::{
     Api, Client,
-    api::{DynamicObject, GroupVersionKind, Patch, PatchParams},
+    api::{ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams, WatchParams},
     discovery::{Scope, pinned_kind},
 };
 use serde::Deserialize as _;
@@ -37,7 +37,18 @@ pub(super) async fn prepare(client: &Client) -> Result<(), Error> {
             let done = conditions
                 .iter()
                 .any(|condition| condition.type_ == "Established" && condition.status == "True");
-            if done { Ok(()) } else { Err("not established".to_owned()) }
+            if !done {
+                return Err("not established".to_owned());
+            }
+            // A watch that comes before the server's cache is refused, and its client waits a while.
+            let names = crd.spec.names;
+            let version =
+                crd.spec.versions.into_iter().next().map(|version| version.name).unwrap_or_default();
+            let kind = GroupVersionKind::gvk(&crd.spec.group, &version, &names.kind);
+            let resource = ApiResource::from_gvk_with_plural(&kind, &names.plural);
+            let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource);
+            let watch = api.watch(&WatchParams::default().timeout(1), "0").await;
+            watch.map(|_| ()).map_err(|error| error.to_string())
         })
         .await?;
     }

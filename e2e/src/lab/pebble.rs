@@ -84,6 +84,12 @@ impl Default for PebbleOptions {
 }
 
 impl Pebble {
+    /// The URL of its directory. Its certificate is signed by the lab's root.
+    pub const DIRECTORY: &str = "https://localhost:14000/dir";
+
+    /// Where the root of the certificates that it issues is served, inside of the sandbox.
+    pub const ISSUANCE_ROOT: &str = "https://localhost:15000/roots/0";
+
     pub(super) async fn start(
         options: PebbleOptions,
         authority: &Authority,

@@ -101,7 +101,11 @@ async fn start(
     let profiles = vec![("default".to_owned(), "90 days".to_owned(), 7_776_000)];
     let parts = Parts {
         pebble: Some(PebbleOptions { profiles, ..PebbleOptions::default() }),
-        traefik: Some(TraefikOptions::default()),
+        // As Traefik's own chart sets it: what an Ingress says also counts on port 443.
+        traefik: Some(TraefikOptions {
+            arguments: vec!["--entryPoints.websecure.http.tls=true".to_owned()],
+            ..TraefikOptions::default()
+        }),
         ..Parts::default()
     };
     let lab = Lab::start_in(places, parts, &mut |title| {

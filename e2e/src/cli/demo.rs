@@ -1,0 +1,27 @@
+//! `e2e demo`: the lab with Waxwing in it, told step by step.
+
+use std::process::ExitCode;
+
+use e2e::{
+    Error,
+    demo::{self, Cluster},
+    up::Named,
+};
+
+/// Runs the demo and answers with its exit code.
+pub fn run(named: &Named, cluster: Cluster) -> Result<ExitCode, Error> {
+    match cluster {
+        Cluster::Lab => Ok(match demo::run_lab(named)? {
+            None => ExitCode::SUCCESS,
+            // What went wrong has been said inside of the lab.
+            Some(_) => {
+                eprintln!("The lab stays up. Logs: {}   End: make demo-down", named.logs().display());
+                ExitCode::FAILURE
+            }
+        }),
+        Cluster::Current => {
+            super::runtime()?.block_on(demo::run_current())?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
