@@ -6,6 +6,7 @@ mod dns;
 mod manifests;
 mod operator;
 mod pebble;
+pub mod scenario;
 mod step_ca;
 mod traefik;
 mod user;

@@ -36,7 +36,6 @@ use super::{Lab, Mark, Operator, User};
 use crate::Error;
 
 /// One test's place in a lab: a namespace and names of its own, so that tests run beside each other.
-#[derive(Debug)]
 pub struct Scenario<'stage> {
     lab: &'stage Lab,
     operator: &'stage Operator,
@@ -63,7 +62,11 @@ const MANAGER: &str = "waxwing-lab";
 pub(super) const ROUTED: &str = "routed.test";
 
 impl<'stage> Scenario<'stage> {
-    pub(super) fn new(lab: &'stage Lab, operator: &'stage Operator, namespace: String) -> Result<Self, Error> {
+    pub(super) fn new(
+        lab: &'stage Lab,
+        operator: &'stage Operator,
+        namespace: String,
+    ) -> Result<Self, Error> {
         Ok(Self {
             client: lab.client(User::Admin)?,
             begun: lab.audit().mark()?,
@@ -139,7 +142,10 @@ impl<'stage> Scenario<'stage> {
     /// Applies any object of the namespace, whole: what an earlier call had and this one hasn't is gone.
     pub async fn apply<K>(&self, name: &str, object: Value) -> Result<K, Error>
     where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + std::fmt::Debug + DeserializeOwned,
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+            + Clone
+            + std::fmt::Debug
+            + DeserializeOwned,
     {
         let head = json!({
             "apiVersion": K::api_version(&()),
@@ -156,7 +162,10 @@ impl<'stage> Scenario<'stage> {
     /// Reads an object of the namespace.
     pub async fn get<K>(&self, name: &str) -> Result<K, Error>
     where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + std::fmt::Debug + DeserializeOwned,
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+            + Clone
+            + std::fmt::Debug
+            + DeserializeOwned,
     {
         let what = || format!("reading {} {name}", K::kind(&()));
         self.api::<K>().get(name).await.map_err(Error::kube(what))
@@ -180,7 +189,8 @@ impl<'stage> Scenario<'stage> {
     /// Makes a Secret, as somebody else than Waxwing.
     pub async fn secret(&self, name: &str, kind: &str, data: &[(&str, &str)]) -> Result<Secret, Error> {
         let data = data.iter().map(|(key, value)| ((*key).to_owned(), ByteString(value.as_bytes().to_vec())));
-        let mut secret = Secret { type_: Some(kind.to_owned()), data: Some(data.collect()), ..Secret::default() };
+        let mut secret =
+            Secret { type_: Some(kind.to_owned()), data: Some(data.collect()), ..Secret::default() };
         secret.metadata.name = Some(name.to_owned());
         self.create(&secret).await
     }
@@ -220,7 +230,15 @@ impl<'stage> Scenario<'stage> {
 
     /// Applies an Ingress of the class `class` for `host`, with `web` behind it, and a Secret for TLS if
     /// one is named.
-    pub async fn route(&self, name: &str, class: &str, host: &str, path: &str, web: &Web, tls: Option<&str>) -> Result<Ingress, Error> {
+    pub async fn route(
+        &self,
+        name: &str,
+        class: &str,
+        host: &str,
+        path: &str,
+        web: &Web,
+        tls: Option<&str>,
+    ) -> Result<Ingress, Error> {
         web.service(self, name).await?;
         let backend = json!({"service": {"name": name, "port": {"number": 80}}});
         let tls = tls.map(|secret| json!([{"hosts": [host], "secretName": secret}])).unwrap_or(json!([]));

@@ -3,19 +3,9 @@
 use std::{fmt::Debug, pin::pin, time::Duration};
 
 use futures::StreamExt as _;
-use k8s_openapi::{
-    api::events::v1::Event,
-    apimachinery::pkg::apis::meta::v1::Condition,
-};
-use kube::{
-    Api, Resource, ResourceExt,
-    api::ListParams,
-    core::NamespaceResourceScope,
-};
-use kube_runtime::{
-    WatchStreamExt as _,
-    watcher::watch_object,
-};
+use k8s_openapi::{api::events::v1::Event, apimachinery::pkg::apis::meta::v1::Condition};
+use kube::{Api, Resource, ResourceExt, api::ListParams, core::NamespaceResourceScope};
+use kube_runtime::{WatchStreamExt as _, watcher::watch_object};
 use serde::de::DeserializeOwned;
 use waxwing_api::{AcmeIssuer as _, Certificate, Issuer, reason};
 
@@ -60,17 +50,22 @@ impl Scenario<'_> {
         if let Ok(Some(value)) = tokio::time::timeout(PATIENCE, seen).await {
             return Ok(value);
         }
-        Err(Error::NotReady { what: format!("{} {}/{name}", K::kind(&()), self.namespace()), after: PATIENCE, last })
+        Err(Error::NotReady {
+            what: format!("{} {}/{name}", K::kind(&()), self.namespace()),
+            after: PATIENCE,
+            last,
+        })
     }
 
-    /// Waits until a Certificate is Ready with its last attempt done, for its spec as it is now.
+    /// Waits until a Certificate is Ready for its spec as it is now, and no attempt runs.
     pub async fn ready(&self, name: &str) -> Result<Certificate, Error> {
         let certificate = self
             .until(self.api::<Certificate>(), name, |certificate| {
                 let certificate = certificate.ok_or("there is none")?;
                 let ready = current(certificate, reason::READY)?;
-                let issuing = current(certificate, reason::ISSUING)?;
-                if ready.status == "True" && issuing.reason == reason::ISSUED {
+                let done = condition(certificate, reason::ISSUING)
+                    .is_none_or(|issuing| issuing.reason == reason::ISSUED);
+                if ready.status == "True" && done {
                     Ok(certificate.clone())
                 } else {
                     Err(conditions(certificate))
@@ -95,8 +90,9 @@ impl Scenario<'_> {
             })
             .await?;
         self.remember(&certificate);
-        let message =
-            condition(&certificate, reason::ISSUING).map(|condition| condition.message.clone()).unwrap_or_default();
+        let message = condition(&certificate, reason::ISSUING)
+            .map(|condition| condition.message.clone())
+            .unwrap_or_default();
         self.told("Certificate", name, "Warning", why, &message).await?;
         Ok(Stopped { certificate, message })
     }
@@ -104,7 +100,10 @@ impl Scenario<'_> {
     /// Waits until a Certificate with a given UID has an order open.
     pub async fn ordered(&self, certificate: &Certificate) -> Result<(), Error> {
         let name = waxwing_api::labels::order_secret_name(&certificate.uid().unwrap_or_default());
-        self.until(self.order_secrets(), &name, |secret| secret.map(|_| ()).ok_or("no order is open".to_owned())).await
+        self.until(self.order_secrets(), &name, |secret| {
+            secret.map(|_| ()).ok_or("no order is open".to_owned())
+        })
+        .await
     }
 
     /// Waits until an Issuer's Ready condition has this reason; if it is False, until a Warning that says
@@ -143,12 +142,20 @@ impl Scenario<'_> {
             + Send
             + 'static,
     {
-        self.until(self.api::<K>(), name, |object| object.map_or(Ok(()), |_| Err("still there".to_owned()))).await
+        self.until(self.api::<K>(), name, |object| object.map_or(Ok(()), |_| Err("still there".to_owned())))
+            .await
     }
 
     /// Waits until an Event of this type and reason about an object of the namespace has been sent, whose
     /// note begins as `message` does.
-    pub async fn told(&self, kind: &str, name: &str, type_: &str, why: &str, message: &str) -> Result<(), Error> {
+    pub async fn told(
+        &self,
+        kind: &str,
+        name: &str,
+        type_: &str,
+        why: &str,
+        message: &str,
+    ) -> Result<(), Error> {
         let what = format!("an Event {type_} {why} about {kind} {}/{name}", self.namespace());
         // An Event's note is shorter than a condition's message may be.
         let begin: String = message.chars().take(200).collect();
@@ -159,7 +166,8 @@ impl Scenario<'_> {
                     && event.reason.as_deref() == Some(why)
                     && event.note.as_deref().unwrap_or_default().starts_with(&begin)
             });
-            let seen: Vec<_> = events.iter().map(|event| (event.reason.as_deref(), event.note.as_deref())).collect();
+            let seen: Vec<_> =
+                events.iter().map(|event| (event.reason.as_deref(), event.note.as_deref())).collect();
             if found { Ok(()) } else { Err(format!("{seen:?}")) }
         })
         .await
@@ -168,7 +176,11 @@ impl Scenario<'_> {
     /// The Events about an object of the namespace.
     pub async fn events(&self, kind: &str, name: &str) -> Result<Vec<Event>, Error> {
         let about = ListParams::default().fields(&format!("regarding.kind={kind},regarding.name={name}"));
-        let events = self.api::<Event>().list(&about).await.map_err(Error::kube(|| format!("listing Events of {name}")))?;
+        let events = self
+            .api::<Event>()
+            .list(&about)
+            .await
+            .map_err(Error::kube(|| format!("listing Events of {name}")))?;
         Ok(events.items)
     }
 }
@@ -189,7 +201,9 @@ fn current<'a>(certificate: &'a Certificate, type_: &str) -> Result<&'a Conditio
 fn conditions(certificate: &Certificate) -> String {
     let conditions = certificate.status.iter().flat_map(|status| &status.conditions);
     let each: Vec<String> = conditions
-        .map(|condition| format!("{}={} {}: {}", condition.type_, condition.status, condition.reason, condition.message))
+        .map(|condition| {
+            format!("{}={} {}: {}", condition.type_, condition.status, condition.reason, condition.message)
+        })
         .collect();
     if each.is_empty() { "no condition".to_owned() } else { each.join("; ") }
 }
@@ -207,4 +221,3 @@ fn issuer_condition(
         Err(format!("{} {}: {}", ready.status, ready.reason, ready.message))
     }
 }
-
