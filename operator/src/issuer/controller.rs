@@ -30,7 +30,7 @@ use crate::runtime::{
 };
 
 const MANAGER: &str = "waxwing-issuer";
-/// One attempt, requests to the CA and the API server included. A CA that hangs must not hold back a change of the spec.
+/// One attempt, requests to the CA and the API server included.
 const ATTEMPT: Duration = Duration::from_mins(2);
 /// The longest pause between attempts: a certificate waits for it.
 const LONGEST_PAUSE: Duration = Duration::from_hours(1);
@@ -100,7 +100,11 @@ async fn run_kind<K: Kind>(context: Arc<Context>, watch: Watch<K>, stop: Cancell
     let metrics = Arc::clone(&context.metrics);
     let controller = Controller::for_shared_stream(triggers, watch.store().clone())
         .graceful_shutdown_on(stop.cancelled_owned())
-        .run(reconcile::<K>, |_, _, _| Action::requeue(Duration::from_secs(15)), context)
+        .run(
+            move |issuer, context| reconcile(issuer, context, watch.clone()),
+            |_, _, _| Action::requeue(Duration::from_secs(15)),
+            context,
+        )
         .for_each(move |result| {
             metrics.reconcile("issuer", result.is_ok());
             if let Err(error) = result {
@@ -134,18 +138,27 @@ fn accounts_lost<K: Kind>(
     })
 }
 
-async fn reconcile<K: Kind>(issuer: Arc<K>, context: Arc<Context>) -> Result<Action, CallError> {
+async fn reconcile<K: Kind>(
+    issuer: Arc<K>,
+    context: Arc<Context>,
+    watch: Watch<K>,
+) -> Result<Action, CallError> {
     if issuer.meta().deletion_timestamp.is_some() {
         return Ok(Action::await_change());
     }
     let key = key(issuer.as_ref());
-    let version = Version { uid: issuer.uid(), generation: issuer.meta().generation };
+    let version = version(issuer.as_ref());
     let now = Timestamp::now();
     let before = context.registry.entry(&key).filter(|entry| entry.version.uid == version.uid);
     let entry = match before {
         Some(entry) if !is_due(&entry, &version, now) => entry,
         before => {
-            let entry = attempt(&context, issuer.as_ref(), &key, version, before, now).await;
+            let attempt = attempt(&context, issuer.as_ref(), &key, version.clone(), before, now);
+            let entry = tokio::select! {
+                entry = attempt => entry,
+                // A CA that hangs must not hold back a change of the spec, which is next in the queue.
+                () = superseded(&watch, &key, &version) => return Ok(Action::await_change()),
+            };
             context.registry.set(&key, entry.clone());
             entry
         }
@@ -155,6 +168,18 @@ async fn reconcile<K: Kind>(issuer: Arc<K>, context: Arc<Context>) -> Result<Act
         Outcome::Ready(_) => Action::await_change(),
         Outcome::Failed { next, .. } => Action::requeue(until(*next, Timestamp::now())),
     })
+}
+
+/// Returns when the issuer's spec isn't this version any more.
+async fn superseded<K: Kind>(watch: &Watch<K>, key: &IssuerKey, version: &Version) {
+    let mut changes = std::pin::pin!(watch.changes());
+    while changes.next().await.is_some() {
+        let current = watch.get(key.namespace.as_deref(), &key.name);
+        if current.is_none_or(|issuer| self::version(issuer.as_ref()) != *version) {
+            return;
+        }
+    }
+    std::future::pending::<()>().await;
 }
 
 /// Whether there is something to do but to report.
@@ -281,6 +306,10 @@ async fn report<K: Kind>(
         context.events.publish(&reference(issuer), kind, &condition.reason, &condition.message).await;
     }
     Ok(())
+}
+
+fn version<K: Kind>(issuer: &K) -> Version {
+    Version { uid: issuer.uid(), generation: issuer.meta().generation }
 }
 
 fn key<K: Kind>(issuer: &K) -> IssuerKey {

@@ -274,7 +274,13 @@ where
             Ok(event) => event,
             Err(error) => {
                 // The stream waits before it tries again, and goes on where it was if it can.
-                tracing::warn!(kind, %error, "the watch was interrupted; trying again");
+                match advice(&error) {
+                    Advice::None => tracing::warn!(kind, %error, "the watch was interrupted; trying again"),
+                    Advice::ReadAgain => tracing::debug!(kind, "the watch fell behind; reading all again"),
+                    Advice::Say(advice) => {
+                        tracing::warn!(kind, %error, "the watch was refused; trying again; {advice}");
+                    }
+                }
                 continue;
             }
         };
@@ -292,6 +298,28 @@ where
         };
     }
     WatchEnded { kind }
+}
+
+enum Advice {
+    None,
+    ReadAgain,
+    Say(&'static str),
+}
+
+/// What helps against an error of a watch.
+fn advice(error: &watcher::Error) -> Advice {
+    let (watcher::Error::InitialListFailed(kube::Error::Api(status))
+    | watcher::Error::WatchStartFailed(kube::Error::Api(status))
+    | watcher::Error::WatchError(status)) = error
+    else {
+        return Advice::None;
+    };
+    match status.code {
+        403 => Advice::Say("check Waxwing's RBAC, which the chart and deploy/rbac.yaml set up"),
+        404 => Advice::Say("install the CustomResourceDefinitions: waxwing crds | kubectl apply -f -"),
+        410 => Advice::ReadAgain,
+        _ => Advice::None,
+    }
 }
 
 /// Drops objects that don't parse: one of them must not stop the others.
