@@ -2,10 +2,12 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down demo-env test test-unit test-lab bench crds fmt lint deny docs prerequisites
+.PHONY: help demo demo-down demo-env test test-unit test-lab bench image crds fmt lint deny docs prerequisites
 
 # CLUSTER=current: use the cluster that kubectl points at instead of building one.
 CLUSTER ?= lab
+# ARCH=arm64: which processor `make image` builds for.
+ARCH ?= amd64
 STEP := scripts/step
 # `e2e` is the lab: it builds and starts the cluster, the CAs and the ingress controller.
 LAB := target/debug/e2e
@@ -46,6 +48,11 @@ test-lab: prerequisites ## The tests in the lab
 bench: prerequisites ## Measure speed, API writes and memory in the lab
 	@$(STEP) 'building Waxwing and the lab, optimized' cargo build --release --locked --package waxwing --package e2e
 	@target/release/e2e bench
+
+image: ## Build Waxwing's container image into target/image, without a container engine
+	@$(STEP) 'building the lab' cargo build --quiet --locked --package e2e
+	@$(STEP) 'building Waxwing, static and optimized' scripts/static-build $(ARCH)
+	@$(STEP) 'writing the image' scripts/image $(ARCH)
 
 crds: ## Write crds/ from the API types
 	@cargo run --quiet --package waxwing -- crds --dir crds

@@ -6,6 +6,7 @@
 pub mod bench;
 pub mod demo;
 pub mod http;
+pub mod image;
 pub mod lab;
 pub mod parts;
 pub mod paths;

@@ -3,6 +3,7 @@
 mod bench;
 mod demo;
 mod fetch;
+mod image;
 mod up;
 
 use std::{ffi::OsString, process::ExitCode};
@@ -46,6 +47,11 @@ pub enum Command {
         /// How the figures are printed
         #[arg(short, long, value_enum, default_value_t)]
         output: bench::Output,
+    },
+    /// Write Waxwing's container image
+    Image {
+        #[command(flatten)]
+        options: image::Options,
     },
     /// Start a lab that keeps running, and return when it is ready
     Up {
@@ -155,6 +161,7 @@ impl Command {
             Self::Bench { options, output } => bench::run(&options, output)?,
             Self::DemoStory { lab } => runtime()?.block_on(demonstration::tell(&lab.parse()?))?,
             Self::DemoApp => runtime()?.block_on(demonstration::serve_app())?,
+            Self::Image { options } => image::run(&options)?,
             Self::Up { lab, operator } => up::up(&lab.parse()?, operator)?,
             Self::Down { lab } => up::down(&lab.parse()?)?,
             Self::Status { lab } => {
