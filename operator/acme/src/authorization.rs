@@ -273,7 +273,11 @@ impl Pending {
         loop {
             let identifier = &self.challenge.identifier;
             poll.wait(retry_after, || format!("the validation of {identifier}")).await?;
-            let (authorization, answer) = self.read(account).await.map_err(fetching)?;
+            let polled = self.read(account).await;
+            let Some((authorization, answer)) = poll.outcome(polled).map_err(fetching)? else {
+                retry_after = None;
+                continue;
+            };
             match authorization.status {
                 Status::Valid => return Ok(()),
                 Status::Failed => return Err(authorization.failure(&self.url).map_err(fetching)?),
@@ -286,6 +290,18 @@ impl Pending {
         let answer = account.signed().post(&self.url, Payload::Get).await?;
         Ok((read(&self.url, &answer)?, answer))
     }
+}
+
+/// Tells the CA that pending authorizations won't be completed (RFC 8555 §7.5.2). Valid ones stay: they are of use to
+/// other orders.
+pub(crate) async fn deactivate(account: &Account, urls: Vec<String>) -> Result<(), Error> {
+    for url in urls {
+        let (authorization, _): (Authorization, _) = account.signed().get(&url).await?;
+        if authorization.status == Status::Pending {
+            account.signed().post(&url, Payload::Json(&json!({"status": "deactivated"}))).await?;
+        }
+    }
+    Ok(())
 }
 
 /// Takes away what was presented; what can't be taken away is handed back, and logged.

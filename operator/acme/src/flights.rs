@@ -7,7 +7,7 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
 
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 
-use crate::{Account, Progress, Request, Step};
+use crate::{Account, Progress, Step};
 
 /// Held while an issuance is under way.
 pub(crate) struct Flight {
@@ -15,8 +15,14 @@ pub(crate) struct Flight {
 }
 
 /// Waits for its turn among the issuances of this process.
-pub(crate) async fn join(account: &Account, request: &Request, progress: &dyn Progress) -> Flight {
-    let turn = FLIGHTS.turn(key(account.url(), request));
+pub(crate) async fn join(
+    account: &Account,
+    profile: Option<&str>,
+    sorted_names: &[String],
+    progress: &dyn Progress,
+) -> Flight {
+    let key = format!("{}\n{}\n{}", account.url(), profile.unwrap_or_default(), sorted_names.join("\n"));
+    let turn = FLIGHTS.turn(key);
     if let Ok(free) = Arc::clone(&turn).try_lock_owned() {
         return Flight { _turn: free };
     }
@@ -43,15 +49,6 @@ impl Flights {
         turns.insert(key, Arc::downgrade(&turn));
         turn
     }
-}
-
-fn key(account_url: &str, request: &Request) -> String {
-    let mut key = format!("{account_url}\n{}", request.profile.as_deref().unwrap_or_default());
-    for identifier in request.sorted_identifiers() {
-        key.push('\n');
-        key.push_str(&identifier.to_string());
-    }
-    key
 }
 
 #[cfg(test)]

@@ -2,11 +2,12 @@
 //!
 //! [`obtain`] does the whole of one issuance. It writes a private key and an order's URL to a [`Journal`] before the
 //! next request leaves, so that a process that dies anywhere loses nothing: the next call goes on with the same
-//! order. [`Solvers`] answer the CA's challenges; [`Progress`] is told each step.
+//! order. [`abandon`] gives it up. [`Solvers`] answer the CA's challenges; [`Progress`] is told each step.
 //!
 //! Policy (when to renew, when to retry, what an error means) is pure functions of plain data.
 
 mod account;
+mod ari;
 mod attempts;
 mod authorization;
 mod challenge;
@@ -37,6 +38,7 @@ mod signed;
 mod tls;
 
 pub use account::{Account, AccountKey, ExternalAccount};
+pub use ari::{RenewalInfo, SuggestedWindow};
 pub use challenge::{Challenge, ChallengeType, NoSolver, Solver, SolverError, Solvers};
 pub use diagnosis::{Diagnosis, diagnose};
 pub use directory::{Directory, Meta};
@@ -45,7 +47,7 @@ pub use evidence::{Evidence, Observation, Outcome};
 pub use http::{Http, HttpConfig, Observer, TrustRoots};
 pub use issued::{Issued, Leaf, PairError, check, inspect};
 pub use journal::{Entry, FileJournal, Journal, JournalError, Presented, replace_file};
-pub use obtain::obtain;
+pub use obtain::{abandon, obtain};
 pub use poll::Timing;
 pub use problem::{Problem, ProblemIdentifier, Subproblem};
 pub use progress::{NoProgress, Progress, Step};

@@ -9,9 +9,9 @@ use crate::authorization::SOLVER_PATIENCE;
 use crate::order::Order;
 use crate::poll::Poll;
 use crate::{
-    Account, ChallengeType, Entry, Error, Evidence, Identifier, Issued, Journal, ObtainError,
-    ObtainErrorKind, PairError, Presented, Progress, Request, Secret, Solver, Solvers, Step, authorization,
-    flights, issued, key,
+    Account, ChallengeType, Entry, Error, Evidence, Failure, Identifier, Issued, Journal, JournalError,
+    NoProgress, ObtainError, ObtainErrorKind, PairError, Presented, Progress, Request, Secret, Solver,
+    Solvers, Step, authorization, flights, issued, key,
 };
 
 /// Obtains a certificate: the whole of one issuance.
@@ -28,7 +28,8 @@ pub async fn obtain(
     progress: &dyn Progress,
 ) -> Result<Issued, ObtainError> {
     validate(request)?;
-    let _flight = flights::join(account, request, progress).await;
+    let names = request.sorted_identifiers().iter().map(Identifier::to_string).collect::<Vec<_>>();
+    let _flight = flights::join(account, request.profile.as_deref(), &names, progress).await;
     let mut issuance = Issuance { account, request, journal, solvers, progress, evidence: Vec::new() };
     let mut open = match issuance.resume().await? {
         Some(open) => open,
@@ -49,6 +50,35 @@ pub async fn obtain(
         foreign.push(url);
         open = issuance.order().await?;
     }
+}
+
+/// Gives up the order that the `journal` holds, as when its certificate is no longer wanted: cleans up what was
+/// presented, tells the CA that the authorizations that are still pending won't be completed (RFC 8555 §7.5.2), and
+/// clears the journal, unless something was left to clean up.
+///
+/// A CA that can't be asked is no reason to fail: its authorizations expire by themselves.
+pub async fn abandon(
+    account: &Account,
+    journal: &dyn Journal,
+    solvers: &dyn Solvers,
+) -> Result<(), JournalError> {
+    let Some(entry) = journal.load().await? else { return Ok(()) };
+    let _flight = flights::join(account, entry.profile.as_deref(), &entry.identifiers, &NoProgress).await;
+    let left = authorization::clean_up(&entry.presented, solvers).await;
+    if entry.account_url == account.url()
+        && let Err(error) = deactivate(account, &entry.order_url).await
+    {
+        tracing::info!(order = entry.order_url, %error, "could not tell the CA that an order is given up");
+    }
+    if left.is_empty() { journal.clear().await } else { Ok(()) }
+}
+
+async fn deactivate(account: &Account, order_url: &str) -> Result<(), Error> {
+    let mut order = Order::restore(account, order_url).await?;
+    if order.status() == OrderStatus::Pending {
+        authorization::deactivate(account, order.authorization_urls()).await?;
+    }
+    Ok(())
 }
 
 /// So many orders that hold another key's certificate are left, before it is called an error.
@@ -310,12 +340,16 @@ impl Issuance<'_> {
                 }
                 OrderStatus::Pending | OrderStatus::Processing | OrderStatus::Ready => {}
             }
-            let retry_after = order.retry_after();
-            poll.wait(retry_after, || "the order".to_owned()).await?;
-            order
-                .refresh()
-                .await
-                .map_err(|source| ObtainErrorKind::Ca { doing: "polling the order", source })?;
+            let mut retry_after = order.retry_after();
+            loop {
+                poll.wait(retry_after, || "the order".to_owned()).await?;
+                let polled = order.refresh().await;
+                let polling = |source| ObtainErrorKind::Ca { doing: "polling the order", source };
+                if poll.outcome(polled).map_err(polling)?.is_some() {
+                    break;
+                }
+                retry_after = None;
+            }
             send = order.status() == OrderStatus::Ready;
         }
     }
@@ -355,11 +389,13 @@ fn add(presented: &mut Vec<Presented>, one: Presented) {
     }
 }
 
-/// Whether the CA says that there is no such order, or none of this account.
+/// Whether the CA says that there is no such order, or none of this account. An error page of something in between
+/// doesn't say that.
 fn is_gone(error: &Error) -> bool {
     error.request().is_some_and(|request| match &request.failure {
-        crate::Failure::Status { status, .. } => {
-            matches!(status, 400..=428) && !matches!(request.acme_type(), "accountDoesNotExist" | "badNonce")
+        Failure::Status { status: 404 | 410, .. } => true,
+        Failure::Status { status: 400..=428, problem: Some(problem), .. } => {
+            !matches!(problem.acme_type(), "accountDoesNotExist" | "badNonce")
         }
         _ => false,
     })

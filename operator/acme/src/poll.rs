@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
-use crate::ObtainErrorKind;
+use crate::{Error, ObtainErrorKind, RequestError};
 
 /// How an issuance waits for its CA.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,14 +32,17 @@ pub(crate) struct Poll {
     timing: Timing,
     pause: Duration,
     started: Instant,
+    failures: u32,
 }
 
+/// So many polls in a row may fail, each after its own retries: a CA that takes minutes may well have a bad one.
+const FAILURES: u32 = 3;
 /// A shorter Retry-After, such as 0, would be a hot loop.
 const SHORTEST: Duration = Duration::from_millis(10);
 
 impl Poll {
     pub(crate) fn new(timing: Timing) -> Self {
-        Self { timing, pause: timing.first_poll, started: Instant::now() }
+        Self { timing, pause: timing.first_poll, started: Instant::now(), failures: 0 }
     }
 
     /// Waits until the CA may be asked again. Fails when that would be too late; `waiting_for` says for what.
@@ -60,6 +63,21 @@ impl Poll {
         Ok(())
     }
 
+    /// What a poll brought: an answer, or nothing because the CA was in trouble, or the error to end with.
+    pub(crate) fn outcome<T>(&mut self, polled: Result<T, Error>) -> Result<Option<T>, Error> {
+        match polled {
+            Ok(answer) => {
+                self.failures = 0;
+                Ok(Some(answer))
+            }
+            Err(error) => {
+                self.failures += 1;
+                let passing = error.request().is_some_and(RequestError::is_transient);
+                if passing && self.failures <= FAILURES { Ok(None) } else { Err(error) }
+            }
+        }
+    }
+
     fn next(&mut self, retry_after: Option<Timestamp>, now: Timestamp) -> Duration {
         let own = self.pause;
         self.pause = (own * 2).min(self.timing.longest_poll);
@@ -77,6 +95,7 @@ impl Poll {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Failure;
 
     #[test]
     fn pauses_grow_and_the_ca_names_its_own() {
@@ -91,6 +110,24 @@ mod tests {
             poll.next(None, now);
         }
         assert_eq!(poll.next(None, now), Duration::from_secs(3));
+    }
+
+    #[test]
+    fn a_few_failures_in_a_row_are_borne() {
+        let mut poll = Poll::new(Timing::default());
+        let error = |failure| Error::from(RequestError { method: "POST", url: String::new(), failure });
+        let timeout = || Err::<(), _>(error(Failure::Timeout { after: Duration::ZERO }));
+        for _ in 0..2 {
+            for _ in 0..3 {
+                assert!(matches!(poll.outcome(timeout()), Ok(None)));
+            }
+            assert!(matches!(poll.outcome(Ok(())), Ok(Some(()))));
+        }
+        assert!(poll.outcome(Err::<(), _>(error(Failure::UnknownAuthority))).is_err());
+        for _ in 0..2 {
+            assert!(matches!(poll.outcome(timeout()), Ok(None)));
+        }
+        assert!(poll.outcome(timeout()).is_err());
     }
 
     #[tokio::test]

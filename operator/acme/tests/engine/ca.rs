@@ -178,6 +178,12 @@ impl Ca {
         self.shared.state().requests
     }
 
+    /// The names whose authorizations are in this state.
+    pub fn authorizations(&self, status: &str) -> Vec<String> {
+        let state = self.shared.state();
+        state.authorizations.iter().filter(|one| one.status == status).map(|one| one.name.clone()).collect()
+    }
+
     /// How many accounts it has.
     pub fn accounts(&self) -> usize {
         self.shared.accounts()
@@ -309,7 +315,7 @@ impl Shared {
             (Endpoint::Account, _) => self.json(200, &json!({"status": "valid"})),
             (Endpoint::NewOrder, _) => self.new_order(&account, &payload),
             (Endpoint::Order, Some(id)) => self.order(id, true),
-            (Endpoint::Authorization, Some(id)) => self.authorization(id),
+            (Endpoint::Authorization, Some(id)) => self.authorization(id, &payload),
             (Endpoint::Challenge, Some(id)) => self.challenge(id),
             (Endpoint::Finalize, Some(id)) => self.finalize(id, &payload),
             (Endpoint::Certificate, Some(id)) => self.certificate(id, path.contains("alternate")),
@@ -493,9 +499,14 @@ impl Shared {
         answer
     }
 
-    fn authorization(&self, id: usize) -> Answer {
+    fn authorization(&self, id: usize, payload: &Value) -> Answer {
         let script = self.script.lock().unwrap();
         let mut state = self.state();
+        if let (Some(authorization), "deactivated") =
+            (state.authorizations.get_mut(id), payload["status"].as_str().unwrap_or_default())
+        {
+            authorization.status = "deactivated";
+        }
         let Some(authorization) = state.authorizations.get_mut(id) else {
             drop((script, state));
             return self.problem(404, "malformed", "no such authorization");

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use waxwing_acme::{Account, AccountKey, Directory, Entry, Request};
+use waxwing_acme::{Account, AccountKey, Directory, Entry, Request, abandon};
 
 use crate::ca::{Endpoint, Fault, Script};
 use crate::parts::{Stage, TIMING, http, request};
@@ -115,4 +115,40 @@ async fn an_account_whose_answer_was_lost_is_not_made_twice() {
     let restored = Account::restore(&directory, &http, key, account.url()).await.unwrap().with_timing(TIMING);
     assert!(restored.is_valid().await.unwrap());
     stage.assert_clean();
+}
+
+#[tokio::test]
+async fn an_order_that_is_given_up_leaves_nothing() {
+    let stage = Stage::new(Script { retry_after: Some(3600), ..Script::default() }).await;
+    stage.ca.script().validation_polls = 100;
+    stage.obtain(&request(&["a.example", "b.example"])).await.unwrap_err();
+    assert!(stage.journal.entry().is_some());
+    abandon(&stage.account, &stage.journal, &stage.solver).await.unwrap();
+    assert!(stage.journal.entry().is_none());
+    assert_eq!(stage.log.count("clean up"), 2);
+    assert_eq!(stage.ca.authorizations("deactivated").len(), 2);
+    abandon(&stage.account, &stage.journal, &stage.solver).await.unwrap();
+    stage.assert_clean();
+}
+
+#[tokio::test]
+async fn giving_up_needs_no_ca() {
+    let stage = Stage::new(Script::default()).await;
+    stage.obtain(&request(&["a.example"])).await.unwrap();
+    stage
+        .ca
+        .script()
+        .faults
+        .extend(vec![(Endpoint::Order, Fault::Problem(503, "serverInternal", Some(600))); 5]);
+    abandon(&stage.account, &stage.journal, &stage.solver).await.unwrap();
+    assert!(stage.journal.entry().is_none());
+}
+
+#[tokio::test]
+async fn an_error_page_does_not_make_an_order_gone() {
+    let stage = Stage::new(Script::default()).await;
+    let first = stage.obtain(&request(&["a.example"])).await.unwrap();
+    stage.ca.script().faults.push((Endpoint::Order, Fault::Html(403)));
+    stage.obtain(&request(&["a.example"])).await.unwrap_err();
+    assert_eq!(stage.obtain(&request(&["a.example"])).await.unwrap().order_url, first.order_url);
 }

@@ -1,10 +1,14 @@
 //! What goes well.
 
-use waxwing_acme::{ChallengeType, Identifier, KeyAlgorithm, Request, inspect};
+use std::sync::Arc;
+use std::time::Duration;
 
-use crate::ca::Script;
+use tokio::task::JoinSet;
+use waxwing_acme::{ChallengeType, Identifier, KeyAlgorithm, NoProgress, Request, inspect, obtain};
+
+use crate::ca::{Fault, Script};
 use crate::issuing::ROOTS;
-use crate::parts::{Stage, request};
+use crate::parts::{Memory, Stage, http, request};
 
 #[tokio::test]
 async fn the_journal_has_all_before_the_next_request_leaves() {
@@ -159,31 +163,30 @@ async fn ip_addresses_are_ordered() {
 
 #[tokio::test]
 async fn two_hundred_at_once_over_one_account_all_end() {
-    let stage = Stage::new(Script {
-        validation_polls: 3,
-        finalize_polls: 3,
-        bad_nonces: 10,
-        every: Some((97, crate::ca::Fault::Problem(500, "serverInternal", None))),
-        ..Script::default()
-    })
-    .await;
-    let stage = std::sync::Arc::new(stage);
-    let mut all = tokio::task::JoinSet::new();
-    for index in 0..200 {
-        let stage = std::sync::Arc::clone(&stage);
-        all.spawn(async move {
-            let journal = crate::parts::Memory::default();
-            let request = request(&[&format!("n{index}.example")]);
-            waxwing_acme::obtain(&stage.account, &request, &journal, &stage.solver, &waxwing_acme::NoProgress)
-                .await
-        });
+    // An error now and then; a hang now and then, with a long finalize.
+    for (fault, nth, finalize_polls) in
+        [(Fault::Problem(500, "serverInternal", None), 97, 3), (Fault::Hang, 197, 10)]
+    {
+        let script = Script {
+            validation_polls: 3,
+            finalize_polls,
+            bad_nonces: 10,
+            every: Some((nth, fault.clone())),
+            ..Script::default()
+        };
+        let stage = Arc::new(Stage::with_http(script, http(Duration::from_secs(2))).await);
+        let mut all = JoinSet::new();
+        for index in 0..200 {
+            let stage = Arc::clone(&stage);
+            all.spawn(async move {
+                let request = request(&[&format!("n{index}.example")]);
+                obtain(&stage.account, &request, &Memory::default(), &stage.solver, &NoProgress).await
+            });
+        }
+        for one in all.join_all().await {
+            one.unwrap_or_else(|error| panic!("{fault:?}: {error}"));
+        }
+        assert_eq!(stage.ca.orders().1, 200, "{fault:?}");
+        stage.assert_clean();
     }
-    let mut issued = 0;
-    while let Some(one) = all.join_next().await {
-        one.unwrap().unwrap();
-        issued += 1;
-    }
-    assert_eq!(issued, 200);
-    assert_eq!(stage.ca.orders().1, 200);
-    stage.assert_clean();
 }

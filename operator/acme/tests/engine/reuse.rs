@@ -46,6 +46,7 @@ async fn two_for_the_same_names_fly_one_after_the_other() {
     assert_ne!(one.private_key_pem, two.private_key_pem);
     assert_ne!(one.order_url, two.order_url, "each finalized its own order");
     assert_eq!(stage.ca.orders(), (2, 2));
+    assert_eq!(stage.log.count("ca NewOrder"), 2, "none found the other's order");
 }
 
 #[tokio::test]
