@@ -245,7 +245,7 @@ async fn attempt<K: Kind>(
     };
     let attempts = before.filter(|entry| entry.version == version).map_or(0, |entry| entry.attempts) + 1;
     let next = pause(attempts, &problem, now, seed(key));
-    tracing::warn!(issuer = %key, reason = problem.reason, message = problem.message, %next, "the issuer isn't ready");
+    tracing::warn!(issuer = %key, reason = problem.reason, because = problem.message, %next, "the issuer isn't ready");
     // A lost account stays lost until it is registered again.
     Entry { version, identity, outcome: Outcome::Failed { problem, next }, attempts, lost }
 }
