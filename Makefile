@@ -14,6 +14,8 @@ LAB := target/debug/e2e
 # Test binaries of the lab run inside it: cargo starts each of them through the lab's own `sandbox`.
 TRIPLE = $(shell rustc -vV | sed -n 's/^host: //p')
 RUNNER = CARGO_TARGET_$(shell tr 'a-z-' 'A-Z_' <<<"$(TRIPLE)")_RUNNER="$(CURDIR)/$(LAB) sandbox --"
+TEST_WAXWING := cargo test --workspace --exclude e2e --locked
+TEST_LAB := cargo test --package e2e --locked
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(firstword $(MAKEFILE_LIST)) | while IFS='|' read -r target what; do \
@@ -36,14 +38,15 @@ test: prerequisites ## Everything that CI runs: format, lints, unit tests, and t
 	@$(MAKE) --no-print-directory test-lab
 
 test-unit: ## The tests that need no lab
-	@$(STEP) 'building the tests' cargo test --workspace --exclude e2e --locked --no-run
-	@$(STEP) 'unit, property, CRD, architecture and engine tests' cargo test --workspace --exclude e2e --locked
+	@$(STEP) 'building Waxwing and its tests' $(TEST_WAXWING) --no-run
+	@$(STEP) 'unit, property, CRD, architecture and engine tests' $(TEST_WAXWING)
 
+# Waxwing itself is built as test-unit builds it: another selection of packages would compile it once more.
 test-lab: prerequisites ## The tests in the lab
-	@$(STEP) 'building the lab and its tests' cargo test --package e2e --locked --no-run
-	@$(STEP) 'building Waxwing' cargo build --package waxwing --package e2e --locked
+	@$(STEP) 'building Waxwing' $(TEST_WAXWING) --no-run
+	@$(STEP) 'building the lab and its tests' $(TEST_LAB) --no-run
 	@$(STEP) 'fetching and building what the lab runs' $(LAB) fetch --for test
-	@$(STEP) 'tests in the lab' env $(RUNNER) cargo test --package e2e --locked
+	@$(STEP) 'tests in the lab' env $(RUNNER) $(TEST_LAB)
 
 bench: prerequisites ## Measure speed, API writes and memory in the lab
 	@$(STEP) 'building Waxwing and the lab, optimized' cargo build --release --locked --package waxwing --package e2e
