@@ -114,7 +114,7 @@ impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.kind.as_deref().unwrap_or("problem without a type"))?;
         if let Some(detail) = &self.detail {
-            write!(f, ": {}", detail.trim_end_matches('.'))?;
+            write!(f, ": {}", readable(detail))?;
         }
         // A CA may list a hundred; the first few show what it is about.
         for sub in self.subproblems.iter().take(5) {
@@ -122,12 +122,34 @@ impl fmt::Display for Problem {
             if let Some(identifier) = &sub.identifier {
                 write!(f, "{}: ", identifier.value)?;
             }
-            f.write_str(
-                sub.detail.as_deref().or(sub.kind.as_deref()).unwrap_or("no detail").trim_end_matches('.'),
-            )?;
+            f.write_str(&readable(sub.detail.as_deref().or(sub.kind.as_deref()).unwrap_or("no detail")))?;
         }
         Ok(())
     }
+}
+
+/// No problem document needs more characters to say what is wrong.
+const LONGEST_DETAIL: usize = 600;
+const CHALLENGE_PATH: &str = "/.well-known/acme-challenge/";
+
+/// A CA's words for people: on one line, of bounded length, without the challenge's token, which differs each time
+/// and so would make the same failure look like another.
+fn readable(detail: &str) -> String {
+    let mut text = String::new();
+    let mut rest = detail.trim().trim_end_matches('.');
+    while let Some((before, after)) = rest.split_once(CHALLENGE_PATH) {
+        text.push_str(before);
+        text.push_str(CHALLENGE_PATH);
+        text.push('…');
+        rest = after.trim_start_matches(|c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_');
+    }
+    text.push_str(rest);
+    let mut readable: String =
+        text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(LONGEST_DETAIL).collect();
+    if text.chars().nth(LONGEST_DETAIL).is_some() {
+        readable.push('…');
+    }
+    readable
 }
 
 #[cfg(test)]
@@ -148,6 +170,15 @@ mod tests {
             problem.to_string(),
             "urn:ietf:params:acme:error:malformed: Some were refused; a.example: no"
         );
+    }
+
+    #[test]
+    fn a_cas_words_are_one_line_without_tokens() {
+        assert_eq!(
+            readable("Get http://a.example/.well-known/acme-challenge/dG9r-ZW4_x: \"no\"\n404."),
+            "Get http://a.example/.well-known/acme-challenge/…: \"no\" 404"
+        );
+        assert_eq!(readable(&"ä".repeat(700)).chars().count(), LONGEST_DETAIL + 1);
     }
 
     #[test]
