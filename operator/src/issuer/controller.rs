@@ -153,7 +153,7 @@ async fn reconcile<K: Kind>(
     let entry = match before {
         Some(entry) if !is_due(&entry, &version, now) => entry,
         before => {
-            let attempt = attempt(&context, issuer.as_ref(), &key, version.clone(), before, now);
+            let attempt = attempt(&context, issuer.as_ref(), &key, version.clone(), before);
             let entry = tokio::select! {
                 entry = attempt => entry,
                 // A CA that hangs must not hold back a change of the spec, which is next in the queue.
@@ -197,7 +197,6 @@ async fn attempt<K: Kind>(
     key: &IssuerKey,
     version: Version,
     before: Option<Entry>,
-    now: Timestamp,
 ) -> Entry {
     let acme = issuer.acme();
     let identity = identity(acme);
@@ -244,7 +243,8 @@ async fn attempt<K: Kind>(
         },
     };
     let attempts = before.filter(|entry| entry.version == version).map_or(0, |entry| entry.attempts) + 1;
-    let next = pause(attempts, &problem, now, seed(key));
+    // The pause begins when the attempt has ended: against a CA that hangs it takes longer than the pause.
+    let next = pause(attempts, &problem, Timestamp::now(), seed(key));
     tracing::warn!(issuer = %key, reason = problem.reason, because = problem.message, %next, "the issuer isn't ready");
     // A lost account stays lost until it is registered again.
     Entry { version, identity, outcome: Outcome::Failed { problem, next }, attempts, lost }
