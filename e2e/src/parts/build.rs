@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use super::{KUBERNETES, PEBBLE, Part, Progress, STEP_CA, TRAEFIK};
+use super::{HELM, KUBERNETES, PEBBLE, Part, Progress, STEP_CA, TRAEFIK};
 use crate::{Error, paths};
 
 /// How often a running build is looked at.
@@ -24,6 +24,7 @@ const TRAEFIK_WHEELS: [&str; 2] = [
 /// Everything about a build that isn't in its sources: a change makes a new directory.
 pub(super) fn recipe(part: Part) -> String {
     match part {
+        Part::Helm => helm_module(),
         Part::Kubernetes => kubernetes_flags().join(" "),
         Part::Pebble => pebble_module(),
         Part::StepCa => step_ca_module(),
@@ -38,7 +39,7 @@ pub(super) fn sources(part: Part) -> Vec<PathBuf> {
             let cluster = paths::workspace().join("e2e/cluster");
             ["main.go", "go.mod", "go.sum"].map(|file| cluster.join(file)).to_vec()
         }
-        Part::Pebble | Part::StepCa | Part::Traefik => Vec::new(),
+        Part::Helm | Part::Pebble | Part::StepCa | Part::Traefik => Vec::new(),
     }
 }
 
@@ -60,6 +61,7 @@ pub(super) fn build(
             symlink("cluster", into.join("kubectl")).map_err(Error::io(|| "linking kubectl"))?;
             Ok("built")
         }
+        Part::Helm => go_install(part, &helm_module(), into, log, progress),
         Part::Pebble => go_install(part, &pebble_module(), into, log, progress),
         Part::StepCa => go_install(part, &step_ca_module(), into, log, progress),
         Part::Traefik => {
@@ -85,6 +87,10 @@ fn kubernetes_flags() -> [String; 3] {
     // Without the version, clients are told v0.0.0 and refuse to talk.
     let version = format!("-s -w -X k8s.io/component-base/version.gitVersion=v{KUBERNETES}");
     ["-trimpath".to_owned(), "-ldflags".to_owned(), version]
+}
+
+fn helm_module() -> String {
+    format!("helm.sh/helm/v3/cmd/helm@v{HELM}")
 }
 
 fn pebble_module() -> String {

@@ -16,6 +16,8 @@ pub use progress::Progress;
 
 use crate::{Error, paths};
 
+/// The release of Helm.
+pub const HELM: &str = "3.22.0";
 /// The release of Kubernetes that `cluster/go.mod` names.
 pub const KUBERNETES: &str = "1.36.3";
 /// The release of Pebble.
@@ -28,6 +30,8 @@ pub const TRAEFIK: &str = "3.7.15";
 /// A program, or a few that come together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
+    /// What installs charts.
+    Helm,
     /// etcd, the control plane and kubectl.
     Kubernetes,
     /// Pebble, and the name server that its tests use.
@@ -41,11 +45,13 @@ pub enum Part {
 /// What the parts are for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Purpose {
+    /// `make manifests`: Helm alone.
+    Chart,
     /// `make demo`: no second CA.
     Demo,
     /// `make test`: everything.
     Test,
-    /// `make bench`: everything.
+    /// `make bench`: the CAs, the edge and the cluster.
     Bench,
 }
 
@@ -53,8 +59,10 @@ impl Purpose {
     /// The parts that are needed.
     pub fn parts(self) -> &'static [Part] {
         match self {
+            Self::Chart => &[Part::Helm],
             Self::Demo => &[Part::Kubernetes, Part::Pebble, Part::Traefik],
-            Self::Test | Self::Bench => &[Part::Kubernetes, Part::Pebble, Part::Traefik, Part::StepCa],
+            Self::Test => &[Part::Kubernetes, Part::Pebble, Part::Traefik, Part::StepCa, Part::Helm],
+            Self::Bench => &[Part::Kubernetes, Part::Pebble, Part::Traefik, Part::StepCa],
         }
     }
 }
@@ -63,6 +71,7 @@ impl Part {
     /// Its name and version.
     pub fn title(self) -> String {
         match self {
+            Self::Helm => format!("Helm {HELM}"),
             Self::Kubernetes => format!("Kubernetes {KUBERNETES}"),
             Self::Pebble => format!("Pebble {PEBBLE}"),
             Self::StepCa => format!("step-ca {STEP_CA}"),
@@ -73,6 +82,7 @@ impl Part {
     /// Where it is kept.
     pub fn directory(self) -> Result<PathBuf, Error> {
         let (name, version) = match self {
+            Self::Helm => ("helm", HELM),
             Self::Kubernetes => ("kubernetes", KUBERNETES),
             Self::Pebble => ("pebble", PEBBLE),
             Self::StepCa => ("step-ca", STEP_CA),
