@@ -55,15 +55,22 @@ impl Scenario<'_> {
 
     /// What was asked of CAs for a Certificate: the URLs, from Waxwing's log.
     pub fn requests(&self, certificate: &str) -> Vec<String> {
-        let name = format!("{}/{certificate}", self.namespace);
-        self.operator
-            .process()
-            .log()
-            .lines()
-            .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-            .filter(|line| line["message"] == "ACME request" && line["span"]["certificate"] == json!(name))
-            .map(|line| line["url"].as_str().unwrap_or_default().to_owned())
+        let name = json!(format!("{}/{certificate}", self.namespace));
+        self.all_requests()
+            .filter(|line| line["span"]["certificate"] == name)
+            .map(|line| url(&line))
             .collect()
+    }
+
+    /// How many requests were sent to URLs that begin so, for whomever.
+    pub fn asked(&self, url_prefix: &str) -> usize {
+        self.all_requests().filter(|line| url(line).starts_with(url_prefix)).count()
+    }
+
+    fn all_requests(&self) -> impl Iterator<Item = Value> {
+        let log = self.operator.process().log();
+        let lines: Vec<Value> = log.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+        lines.into_iter().filter(|line| line["message"] == "ACME request")
     }
 
     /// Checks that a Certificate that rests has cost little, and goes on costing nothing. So that a loop
@@ -160,6 +167,10 @@ impl Scenario<'_> {
         names.sort();
         Ok(names)
     }
+}
+
+fn url(request: &Value) -> String {
+    request["url"].as_str().unwrap_or_default().to_owned()
 }
 
 /// The hosts of an Ingress.

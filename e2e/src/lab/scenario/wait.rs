@@ -78,11 +78,16 @@ impl Scenario<'_> {
 
     /// Waits until the attempt has stopped for this reason, and a Warning that says so has been sent.
     pub async fn stopped(&self, name: &str, why: &str) -> Result<Stopped, Error> {
+        self.stopped_saying(name, why, "").await
+    }
+
+    /// The same, where the message becomes what is expected only later.
+    pub async fn stopped_saying(&self, name: &str, why: &str, words: &str) -> Result<Stopped, Error> {
         let certificate = self
             .until(self.api::<Certificate>(), name, |certificate| {
                 let certificate = certificate.ok_or("there is none")?;
                 let issuing = current(certificate, reason::ISSUING)?;
-                if issuing.status == "False" && issuing.reason == why {
+                if issuing.status == "False" && issuing.reason == why && issuing.message.contains(words) {
                     Ok(certificate.clone())
                 } else {
                     Err(conditions(certificate))

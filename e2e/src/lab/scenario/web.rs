@@ -57,6 +57,13 @@ impl Web {
         Self::start(None, answer).await
     }
 
+    /// Plain HTTP on an address of its own, such as `127.0.0.77:80`.
+    pub async fn at(address: &str, answer: Answer) -> Result<Self, Error> {
+        let listener =
+            TcpListener::bind(address).await.map_err(Error::io(|| format!("listening on {address}")))?;
+        Self::serve_on(listener, None, answer)
+    }
+
     /// HTTPS, with a certificate that the lab's root has signed.
     pub async fn https(pair: &pki::Pair, answer: Answer) -> Result<Self, Error> {
         let bad = || "the certificate of a web server";
@@ -90,7 +97,12 @@ impl Web {
     }
 
     async fn start(tls: Option<TlsAcceptor>, answer: Answer) -> Result<Self, Error> {
-        let (listener, address) = listen().await?;
+        let (listener, _) = listen().await?;
+        Self::serve_on(listener, tls, answer)
+    }
+
+    fn serve_on(listener: TcpListener, tls: Option<TlsAcceptor>, answer: Answer) -> Result<Self, Error> {
+        let address = listener.local_addr().map_err(Error::io(|| "reading an address"))?;
         let server = tokio::spawn(async move {
             while let Ok((connection, _)) = listener.accept().await {
                 let tls = tls.clone();
