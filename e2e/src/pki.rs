@@ -48,6 +48,16 @@ impl Authority {
         self.sign(what, &params)
     }
 
+    /// A client's certificate: who it is, and the group that it is in.
+    pub fn client(&self, name: &str, group: &str) -> Result<Pair, Error> {
+        let mut params = CertificateParams::new(Vec::new()).map_err(failed(name))?;
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.distinguished_name.push(DnType::OrganizationName, group);
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        params.use_authority_key_identifier_extension = true;
+        self.sign(name, &params)
+    }
+
     /// An authority below this one.
     pub fn intermediate(&self, name: &str) -> Result<Pair, Error> {
         let mut params = authority(name)?;

@@ -6,15 +6,16 @@
 use std::{
     env,
     ffi::OsString,
-    io,
+    fs, io,
     os::unix::process::{CommandExt as _, ExitStatusExt as _},
     path::Path,
     process::{Command, ExitStatus, Output, Stdio},
+    time::Duration,
 };
 
-use rustix::process::{Pid, WaitOptions};
+use rustix::process::{Pid, Signal, WaitOptions};
 
-use crate::{Error, paths};
+use crate::{Error, lab, paths};
 
 /// The node's address inside of every sandbox. Endpoints refuse loopback addresses, so what an
 /// ingress controller must reach is addressed by this one.
@@ -22,6 +23,10 @@ pub const NODE_ADDRESS: &str = "10.99.0.1";
 
 /// A second address of the node, on which no part listens: connections to it are refused.
 pub const SILENT_ADDRESS: &str = "10.99.0.2";
+
+/// How often, and how long apart, the processes of a sandbox that ends are looked for.
+const ENDS: u32 = 200;
+const END_POLL: Duration = Duration::from_millis(10);
 
 /// Set inside of a sandbox.
 const MARK: &str = "WAXWING_LAB_SANDBOX";
@@ -67,6 +72,8 @@ pub fn init(command: &[OsString]) -> Result<u8, Error> {
     loop {
         match rustix::process::wait(WaitOptions::empty()) {
             Ok(Some((pid, status))) if Some(pid) == child => {
+                end_orphans();
+                lab::sweep();
                 return Ok(exit_code(ExitStatus::from_raw(status.as_raw())));
             }
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
@@ -74,6 +81,28 @@ pub fn init(command: &[OsString]) -> Result<u8, Error> {
                 return Err(Error::Io { what: "waiting for the command".to_owned(), source: error.into() });
             }
         }
+    }
+}
+
+/// Ends what the command left running. The kernel would do it a moment later; but then nobody is left
+/// to remove the control groups that they are in.
+fn end_orphans() {
+    // Only the first process of a sandbox sees the sandbox's processes alone.
+    if !rustix::process::getpid().is_init() {
+        return;
+    }
+    for _ in 0..ENDS {
+        let entries = fs::read_dir("/proc").into_iter().flatten().filter_map(Result::ok);
+        let numbers = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        for pid in numbers.filter_map(Pid::from_raw).filter(|pid| !pid.is_init()) {
+            let _ = rustix::process::kill_process(pid, Signal::KILL);
+        }
+        while let Ok(Some(_)) = rustix::process::wait(WaitOptions::NOHANG) {}
+        if rustix::process::wait(WaitOptions::NOHANG).is_err() {
+            // No child is left, and orphans would be children.
+            return;
+        }
+        std::thread::sleep(END_POLL);
     }
 }
 

@@ -38,6 +38,11 @@ const CONTROLLERS: &str = "garbage-collector-controller,namespace-controller,ser
     root-ca-certificate-publisher-controller,clusterrole-aggregation-controller,resourcequota-controller,\
     validatingadmissionpolicy-status-controller";
 
+/// The controllers that pods need on top: they make pods, say where Services lead, and watch the node.
+const POD_CONTROLLERS: &str = "deployment-controller,replicaset-controller,statefulset-controller,\
+    daemonset-controller,job-controller,disruption-controller,endpointslice-controller,\
+    node-lifecycle-controller,pod-garbage-collector-controller,taint-eviction-controller";
+
 /// Which optional components run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ClusterOptions {
@@ -57,6 +62,7 @@ pub(super) struct Cluster {
 impl Cluster {
     pub(super) async fn start(
         options: &ClusterOptions,
+        node: bool,
         authority: &Authority,
         places: &Places,
     ) -> Result<Self, Error> {
@@ -71,13 +77,17 @@ impl Cluster {
         api_server.start()?;
         let controller_manager = component("kube-controller-manager").args([
             kubeconfig(User::ControllerManager),
-            format!("--controllers={CONTROLLERS}"),
+            if node {
+                format!("--controllers={CONTROLLERS},{POD_CONTROLLERS}")
+            } else {
+                format!("--controllers={CONTROLLERS}")
+            },
             format!("--root-ca-file={}", places.files.join("lab-root.pem").display()),
             "--leader-elect=false".to_owned(),
             // It serves only its health, which nobody asks for.
             "--secure-port=0".to_owned(),
         ]);
-        let scheduler = options.scheduler.then(|| {
+        let scheduler = (options.scheduler || node).then(|| {
             component("kube-scheduler").args([
                 kubeconfig(User::Scheduler),
                 "--leader-elect=false".to_owned(),
@@ -94,17 +104,7 @@ impl Cluster {
     }
 
     pub(super) fn client(&self, user: User) -> Result<Client, Error> {
-        let failed = || format!("making a client for {}", user.name());
-        let kubeconfig = Kubeconfig::read_from(self.kubeconfig(user)).map_err(Error::invalid(failed))?;
-        // Nothing here is asynchronous but a credential plugin, which these have none of.
-        let config = futures::executor::block_on(Config::from_custom_kubeconfig(
-            kubeconfig,
-            &KubeConfigOptions::default(),
-        ));
-        let mut config = config.map_err(Error::invalid(failed))?;
-        // A test wants to see the first answer.
-        config.default_retry = false;
-        Client::try_from(config).map_err(Error::kube(failed))
+        client(&self.places, user)
     }
 
     pub(super) fn kubeconfig(&self, user: User) -> PathBuf {
@@ -136,6 +136,21 @@ impl Cluster {
         all.extend(self.scheduler.as_ref());
         all
     }
+}
+
+/// A client as `user`, for the calling runtime.
+pub(super) fn client(places: &Places, user: User) -> Result<Client, Error> {
+    let failed = || format!("making a client for {}", user.name());
+    let kubeconfig = Kubeconfig::read_from(kubeconfig(places, user)).map_err(Error::invalid(failed))?;
+    // Nothing here is asynchronous but a credential plugin, which these have none of.
+    let config = futures::executor::block_on(Config::from_custom_kubeconfig(
+        kubeconfig,
+        &KubeConfigOptions::default(),
+    ));
+    let mut config = config.map_err(Error::invalid(failed))?;
+    // A test wants to see the first answer.
+    config.default_retry = false;
+    Client::try_from(config).map_err(Error::kube(failed))
 }
 
 /// A kubeconfig for `user` inside of the sandbox.
@@ -172,6 +187,10 @@ fn write_files(authority: &Authority, files: &Path) -> Result<(), Error> {
     let serving = authority.server(&names)?;
     paths::write(&files.join("api-server.pem"), serving.certificate_pem)?;
     paths::write(&files.join("api-server.key"), serving.key_pem)?;
+    // As whom the API server asks kubelet for logs, and runs commands in pods.
+    let to_kubelet = authority.client("kube-apiserver", "system:masters")?;
+    paths::write(&files.join("to-kubelet.pem"), to_kubelet.certificate_pem)?;
+    paths::write(&files.join("to-kubelet.key"), to_kubelet.key_pem)?;
     let (private, public) = pki::signing_key()?;
     paths::write(&files.join("service-accounts.key"), private)?;
     paths::write(&files.join("service-accounts.pem"), public)?;
@@ -213,7 +232,13 @@ fn api_server_flags(places: &Places) -> Vec<String> {
         "--secure-port=6443".to_owned(),
         format!("--advertise-address={NODE_ADDRESS}"),
         "--service-cluster-ip-range=10.0.0.0/24".to_owned(),
-        "--authorization-mode=RBAC".to_owned(),
+        "--authorization-mode=Node,RBAC".to_owned(),
+        "--enable-admission-plugins=NodeRestriction".to_owned(),
+        // The name of the node leads nowhere.
+        "--kubelet-preferred-address-types=InternalIP".to_owned(),
+        file("kubelet-certificate-authority", "lab-root.pem"),
+        file("kubelet-client-certificate", "to-kubelet.pem"),
+        file("kubelet-client-key", "to-kubelet.key"),
         "--service-account-issuer=https://kubernetes.default.svc".to_owned(),
         // A stopped API server is wanted at once.
         "--shutdown-delay-duration=0s".to_owned(),

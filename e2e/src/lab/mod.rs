@@ -4,6 +4,7 @@ mod audit;
 mod cluster;
 mod dns;
 mod manifests;
+mod node;
 mod operator;
 mod pebble;
 pub mod scenario;
@@ -23,6 +24,7 @@ pub use cluster::{API_URL, ClusterOptions};
 pub use dns::Dns;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{Api, Client, api::PostParams};
+pub use node::{NAME as NODE_NAME, Node, TOOLS, sweep};
 pub use operator::{OWN_NAMESPACE, Operator, OperatorOptions, RESPONDER_PORT};
 pub use pebble::{Pebble, PebbleOptions};
 pub use step_ca::StepCa;
@@ -40,6 +42,9 @@ static ONE_AT_A_TIME: Semaphore = Semaphore::const_new(1);
 pub struct Parts {
     /// The control plane.
     pub cluster: ClusterOptions,
+    /// A node for pods, with everything of the control plane that pods need. It needs root: see
+    /// [`Node::unavailable`].
+    pub node: bool,
     /// The CA Pebble.
     pub pebble: Option<PebbleOptions>,
     /// The CA step-ca.
@@ -63,6 +68,7 @@ pub struct Places {
 /// tests of one binary may share it in a `tokio::sync::OnceCell`; a client is made for each.
 #[derive(Debug)]
 pub struct Lab {
+    node: Option<Node>,
     traefik: Option<Traefik>,
     step_ca: Option<StepCa>,
     pebble: Option<Pebble>,
@@ -119,10 +125,19 @@ impl Lab {
         paths::write(&places.files.join("lab-root.pem"), authority.pem())?;
         let dns = Dns::start(&places).await?;
         step("name server");
-        let cluster = cluster::Cluster::start(&parts.cluster, &authority, &places).await?;
+        let cluster = cluster::Cluster::start(&parts.cluster, parts.node, &authority, &places).await?;
         let client = cluster.client(User::Admin)?;
         manifests::prepare(&client).await?;
         step(&Part::Kubernetes.title());
+        let node = if parts.node {
+            // Boxed: few labs have one, and all would carry its room.
+            Some(Box::pin(Node::start(&cluster, &authority, &places)).await?)
+        } else {
+            None
+        };
+        if node.is_some() {
+            step("node");
+        }
         let pebble = match parts.pebble {
             Some(options) => Some(Pebble::start(options, &authority, &places).await?),
             None => None,
@@ -142,7 +157,7 @@ impl Lab {
             step(&Part::Traefik.title());
         }
         let namespaces = AtomicU32::new(0);
-        Ok(Self { traefik, step_ca, pebble, dns, cluster, authority, places, namespaces, _turn: turn })
+        Ok(Self { node, traefik, step_ca, pebble, dns, cluster, authority, places, namespaces, _turn: turn })
     }
 
     /// A client of the API server as `user`. It belongs to the calling test's runtime.
@@ -174,6 +189,11 @@ impl Lab {
     /// The name server.
     pub fn dns(&self) -> &Dns {
         &self.dns
+    }
+
+    /// The node, which must be among the lab's parts.
+    pub fn node(&self) -> Result<&Node, Error> {
+        self.node.as_ref().ok_or_else(|| absent("a node"))
     }
 
     /// Pebble, which must be among the lab's parts.
@@ -243,6 +263,7 @@ impl Lab {
     pub fn processes(&self) -> Vec<&Process> {
         let mut all = vec![self.dns.process()];
         all.extend(self.cluster.processes());
+        all.extend(self.node.iter().flat_map(Node::processes));
         all.extend(self.pebble.as_ref().map(Pebble::process));
         all.extend(self.step_ca.as_ref().map(StepCa::process));
         all.extend(self.traefik.as_ref().map(Traefik::process));

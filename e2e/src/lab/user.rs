@@ -11,6 +11,10 @@ pub enum User {
     ControllerManager,
     /// The scheduler.
     Scheduler,
+    /// The node's kubelet.
+    Kubelet,
+    /// The node's kube-proxy.
+    KubeProxy,
     /// Traefik.
     Traefik,
     /// A tenant, who may do nothing until a test lets it.
@@ -19,8 +23,16 @@ pub enum User {
 
 impl User {
     /// All of them.
-    pub const ALL: [Self; 6] =
-        [Self::Admin, Self::Waxwing, Self::ControllerManager, Self::Scheduler, Self::Traefik, Self::Tenant];
+    pub const ALL: [Self; 8] = [
+        Self::Admin,
+        Self::Waxwing,
+        Self::ControllerManager,
+        Self::Scheduler,
+        Self::Kubelet,
+        Self::KubeProxy,
+        Self::Traefik,
+        Self::Tenant,
+    ];
 
     /// The name that the API server knows, and that the audit log holds.
     pub const fn name(self) -> &'static str {
@@ -29,6 +41,8 @@ impl User {
             Self::Waxwing => "waxwing",
             Self::ControllerManager => "system:kube-controller-manager",
             Self::Scheduler => "system:kube-scheduler",
+            Self::Kubelet => "system:node:lab",
+            Self::KubeProxy => "system:kube-proxy",
             Self::Traefik => "traefik",
             Self::Tenant => "tenant",
         }
@@ -39,6 +53,8 @@ impl User {
         match self {
             Self::ControllerManager => "controller-manager",
             Self::Scheduler => "scheduler",
+            Self::Kubelet => "kubelet",
+            Self::KubeProxy => "kube-proxy",
             Self::Admin | Self::Waxwing | Self::Traefik | Self::Tenant => self.name(),
         }
     }
@@ -48,7 +64,9 @@ impl User {
     pub(super) const fn group(self) -> &'static str {
         match self {
             Self::Admin | Self::ControllerManager => "system:masters",
-            Self::Waxwing | Self::Scheduler | Self::Traefik | Self::Tenant => "lab",
+            // Whose rights are those of the node that its name names.
+            Self::Kubelet => "system:nodes",
+            Self::Waxwing | Self::Scheduler | Self::KubeProxy | Self::Traefik | Self::Tenant => "lab",
         }
     }
 }

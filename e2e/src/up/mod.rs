@@ -24,7 +24,7 @@ pub use supervise::{PartState, Supervised, supervise};
 
 use crate::{
     Error,
-    lab::API_URL,
+    lab::{self, API_URL},
     parts::{self, Part, Progress, Purpose},
     paths, sandbox,
 };
@@ -183,6 +183,7 @@ impl Named {
         let Some(State { sandbox, .. }) = self.state() else { return Ok(false) };
         let ran = sandbox.is_alive();
         sandbox.end()?;
+        lab::sweep();
         // Logs stay to be read.
         let _ = fs::remove_file(self.state_file());
         let _ = fs::remove_file(self.kubeconfig());
