@@ -4,8 +4,10 @@ SHELL := bash
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-down demo-env test test-unit test-lab bench image crds fmt lint deny docs prerequisites
 
-# CLUSTER=current: use the cluster that kubectl points at instead of building one.
+# CLUSTER=current: use the cluster that kubectl points at instead of building one, with ACME_SERVER, EMAIL, DNS_NAME.
 CLUSTER ?= lab
+# BENCH='--lanes traefik --singles 10 -o json': what `make bench` measures, and how it prints.
+BENCH ?=
 # ARCH=arm64: which processor `make image` builds for.
 ARCH ?= amd64
 STEP := scripts/step
@@ -22,11 +24,11 @@ help: ## List the targets
 		printf '  make %-11s %s\n' "$$target" "$$what"; done
 
 demo: prerequisites ## Bring up a cluster, a CA and an ingress controller, and get two certificates
-	@$(STEP) 'building Waxwing and the lab' cargo build --quiet --package waxwing --package e2e
+	@$(STEP) 'building Waxwing and the lab' cargo build --locked --package waxwing --package e2e
 	@$(LAB) demo --cluster $(CLUSTER)
 
 demo-down: ## End the demo; nothing of it stays
-	@cargo build --quiet --package e2e
+	@cargo build --quiet --locked --package e2e
 	@$(LAB) down
 
 demo-env: ## Print the shell variables that point kubectl at the demo's cluster
@@ -50,7 +52,7 @@ test-lab: prerequisites ## The tests in the lab
 
 bench: prerequisites ## Measure speed, API writes and memory in the lab
 	@$(STEP) 'building Waxwing and the lab, optimized' cargo build --release --locked --package waxwing --package e2e
-	@target/release/e2e bench
+	@target/release/e2e bench $(BENCH)
 
 image: ## Build Waxwing's container image into target/image, without a container engine
 	@$(STEP) 'building the lab' cargo build --quiet --locked --package e2e
