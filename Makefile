@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down demo-env test test-unit test-lab bench image crds fmt lint deny docs prerequisites
+.PHONY: help demo demo-down demo-env test test-unit test-lab bench image crds manifests fmt lint deny docs prerequisites
 
 # CLUSTER=current: use the cluster that kubectl points at instead of building one, with ACME_SERVER, EMAIL, DNS_NAME.
 CLUSTER ?= lab
@@ -61,6 +61,11 @@ image: ## Build Waxwing's container image into target/image, without a container
 
 crds: ## Write crds/ from the API types
 	@cargo run --quiet --package waxwing -- crds --dir crds
+
+manifests: prerequisites ## Write deploy/ and the chart's kept renders from charts/waxwing
+	@$(STEP) 'building Waxwing and the lab' cargo build --quiet --package waxwing --package e2e
+	@$(STEP) 'fetching and building Helm' $(LAB) fetch --for chart
+	@$(STEP) 'rendering the chart' env WAXWING_WRITE=1 $(RUNNER) cargo test --quiet --package e2e --test chart
 
 fmt: ## Format the code
 	@cargo fmt --all

@@ -1,0 +1,204 @@
+//! The chart without a cluster: what it renders, what it refuses, and that nothing made from it is stale.
+//! `make manifests` writes what these tests compare.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+#[path = "chart/mod.rs"]
+mod helm;
+
+use std::{collections::BTreeMap, env, fs, path::Path, process::Command};
+
+use e2e::{Error, lab::OperatorOptions, paths};
+use helm::{chart, objects, printed, render, said, sets, values_of};
+use serde_json::Value;
+
+/// What a plain manifest starts with: Helm makes a namespace by a flag instead.
+const NAMESPACE: &str = "\
+# Rendered from charts/waxwing by `make manifests`: everything that Waxwing needs, with the chart's defaults.
+#   kubectl apply --server-side -f deploy/waxwing.yaml
+apiVersion: v1
+kind: Namespace
+metadata:
+  name: waxwing-system
+  labels:
+    pod-security.kubernetes.io/enforce: restricted
+";
+
+const RIGHTS: &str = "\
+# Rendered from charts/waxwing by `make manifests`: what Waxwing may do, to be bound to whoever runs it.
+";
+
+#[test]
+fn lint_finds_nothing() -> Result<(), Error> {
+    let mut arguments = vec![Vec::new()];
+    arguments.extend(sets().iter().map(|set| vec!["--values".to_owned(), values_of(set)]));
+    for arguments in arguments {
+        let mut helm = helm::helm()?;
+        let output = helm.args(["lint", "--strict", "."]).args(&arguments).output().unwrap();
+        assert!(output.status.success(), "{}", said(&output));
+    }
+    Ok(())
+}
+
+#[test]
+fn plain_manifests_are_what_the_chart_renders() -> Result<(), Error> {
+    let all = render("waxwing", "waxwing-system", &["--set", "crds.keep=false", "--skip-tests"])?;
+    current(&paths::workspace().join("deploy/waxwing.yaml"), &format!("{NAMESPACE}{}", plain(&printed(&all))));
+    let rights = ["--show-only", "templates/rbac/roles.yaml"];
+    let rights = plain(&printed(&render("waxwing", "waxwing-system", &rights)?));
+    current(&paths::workspace().join("deploy/rbac.yaml"), &format!("{RIGHTS}{rights}"));
+    Ok(())
+}
+
+#[test]
+fn sets_of_values_render_as_before() -> Result<(), Error> {
+    for set in sets() {
+        let values = values_of(&set);
+        let arguments = ["--values", &values, "--api-versions", "waxwing.dev/v1/ClusterIssuer"];
+        let rendered = printed(&render("waxwing", "waxwing-system", &arguments)?);
+        current(&Path::new(&values).with_file_name("render.yaml"), &rendered);
+    }
+    Ok(())
+}
+
+#[test]
+fn crds_are_the_generated_ones_and_stay() -> Result<(), Error> {
+    let crds = |arguments: &[&str]| -> Result<Vec<Value>, Error> {
+        let mut objects = objects(&printed(&render("waxwing", "waxwing-system", arguments)?));
+        objects.retain(|object| object["kind"] == "CustomResourceDefinition");
+        Ok(objects)
+    };
+    let rendered = crds(&[])?;
+    assert_eq!(rendered.len(), 3);
+    for crd in &rendered {
+        let name = crd["metadata"]["name"].as_str().unwrap();
+        let (plural, group) = name.split_once('.').unwrap();
+        let file = paths::workspace().join(format!("crds/{group}_{plural}.yaml"));
+        assert_eq!(crd["spec"], objects(&paths::read(&file)?)[0]["spec"]);
+        assert_eq!(crd["metadata"]["annotations"]["helm.sh/resource-policy"], "keep");
+    }
+    assert!(crds(&["--set", "crds.keep=false"])?.iter().all(|crd| crd["metadata"]["annotations"].is_null()));
+    assert!(crds(&["--set", "crds.install=false"])?.is_empty());
+    Ok(())
+}
+
+#[test]
+fn waxwing_knows_every_flag_that_it_is_given() -> Result<(), Error> {
+    let waxwing = OperatorOptions::default().program;
+    assert!(waxwing.exists(), "cargo build -p waxwing");
+    for set in sets() {
+        for object in objects(&printed(&render("waxwing", "waxwing-system", &["--values", &values_of(&set)])?)) {
+            if object["kind"] != "Deployment" {
+                continue;
+            }
+            let arguments = &object["spec"]["template"]["spec"]["containers"][0]["args"];
+            let arguments = arguments.as_array().unwrap().iter().map(|argument| argument.as_str().unwrap());
+            // Flags are read before --help is obeyed.
+            let output = Command::new(&waxwing).args(arguments).arg("--help").output().unwrap();
+            assert!(output.status.success(), "{set}: {}", said(&output));
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn mistakes_are_refused() -> Result<(), Error> {
+    for (mistake, word) in [
+        ("replica=3", "replica"),
+        ("replicas=0", "replicas"),
+        ("image.digest=sha256:abc", "digest"),
+        ("log.format=xml", "format"),
+        ("leaderElection.leaseDuration=15", "leaseDuration"),
+        ("responder.service.port=0", "port"),
+        ("metrics.serviceMonitor.enabled=true", "enabled"),
+    ] {
+        let output = render("waxwing", "waxwing-system", &["--set", mistake])?;
+        assert!(!output.status.success() && said(&output).contains(word), "{mistake}: {}", said(&output));
+    }
+    let monitor = "metrics.service.create=false,metrics.serviceMonitor.create=true";
+    let output = render("waxwing", "waxwing-system", &["--set", monitor])?;
+    assert!(said(&output).contains("metrics.podMonitor.create instead"), "{}", said(&output));
+    Ok(())
+}
+
+#[test]
+fn values_and_their_schema_say_the_same() -> Result<(), Error> {
+    let text = paths::read(&chart().join("values.yaml"))?;
+    let values: Value = serde_yaml::from_str(&text).unwrap();
+    let schema: Value = serde_json::from_str(&paths::read(&chart().join("values.schema.json"))?).unwrap();
+    let mut described = BTreeMap::new();
+    compare("", &values, &schema, &mut described);
+    assert_eq!(comments(&text), described);
+    Ok(())
+}
+
+/// Fails when `file` isn't `wanted`; writes it instead when told to.
+fn current(file: &Path, wanted: &str) {
+    let tidy: Vec<&str> = wanted.lines().map(str::trim_end).collect();
+    let wanted = tidy.join("\n") + "\n";
+    if env::var_os("WAXWING_WRITE").is_some() {
+        fs::write(file, wanted).unwrap();
+        return;
+    }
+    let present = fs::read_to_string(file).unwrap_or_default();
+    for (number, (present, wanted)) in present.lines().zip(wanted.lines()).enumerate() {
+        assert_eq!(present, wanted, "{}:{}; make manifests writes it anew", file.display(), number + 1);
+    }
+    assert_eq!(present.len(), wanted.len(), "{}: make manifests writes it anew", file.display());
+}
+
+/// Without what only Helm has a use for.
+fn plain(rendered: &str) -> String {
+    let helms = ["# Source: ", "helm.sh/chart: ", "app.kubernetes.io/managed-by: Helm"];
+    let kept = rendered.lines().filter(|line| !helms.iter().any(|word| line.trim_start().starts_with(word)));
+    kept.map(|line| format!("{line}\n")).collect()
+}
+
+/// Collects the descriptions, and fails where a value has no place in the schema or the other way round.
+fn compare(path: &str, value: &Value, schema: &Value, described: &mut BTreeMap<String, String>) {
+    if let Some(description) = schema["description"].as_str() {
+        described.insert(path.to_owned(), description.to_owned());
+    }
+    let Some(properties) = schema["properties"].as_object() else {
+        let default = &schema["default"];
+        assert!(default.is_null() || default == value, "{path}: the schema's default is {default}");
+        return;
+    };
+    for (name, value) in value.as_object().unwrap() {
+        let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+        let schema = properties.get(name).unwrap_or_else(|| panic!("the schema lacks {path}"));
+        compare(&path, value, schema, described);
+    }
+    for name in properties.keys() {
+        // Helm's own.
+        let known = value.get(name).is_some() || name == "global";
+        assert!(known, "values.yaml lacks {path}.{name}");
+    }
+    assert_eq!(schema["additionalProperties"], false, "{path}");
+}
+
+/// The comment above each key.
+fn comments(text: &str) -> BTreeMap<String, String> {
+    let mut found = BTreeMap::new();
+    let mut path: Vec<(usize, &str)> = Vec::new();
+    let mut comment: Vec<&str> = Vec::new();
+    for line in text.lines() {
+        let trimmed = line.trim_start();
+        let depth = line.len() - trimmed.len();
+        if let Some(words) = trimmed.strip_prefix("# ") {
+            comment.push(words);
+            continue;
+        }
+        let key = trimmed.split_once(':').map(|(key, _)| key).filter(|key| !key.starts_with('-'));
+        if let Some(key) = key {
+            path.retain(|(above, _)| *above < depth);
+            path.push((depth, key));
+            if !comment.is_empty() {
+                let path: Vec<&str> = path.iter().map(|(_, key)| *key).collect();
+                found.insert(path.join("."), comment.join(" "));
+            }
+        }
+        comment.clear();
+    }
+    found
+}
