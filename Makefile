@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down demo-env test test-unit test-lab bench image crds manifests fmt lint deny docs prerequisites
+.PHONY: help demo demo-down demo-env test test-unit test-lab bench image image-check crds manifests fmt lint deny docs prerequisites
 
 # CLUSTER=current: use the cluster that kubectl points at instead of building one, with ACME_SERVER, EMAIL, DNS_NAME.
 CLUSTER ?= lab
@@ -58,6 +58,10 @@ image: ## Build Waxwing's container image into target/image, without a container
 	@$(STEP) 'building the lab' cargo build --quiet --locked --package e2e
 	@$(STEP) 'building Waxwing, static and optimized' scripts/static-build $(ARCH)
 	@$(STEP) 'writing the image' scripts/image $(ARCH)
+
+image-check: ## Build the image of the last commit twice, elsewhere, and compare
+	@$(STEP) 'building the lab' cargo build --quiet --locked --package e2e
+	@$(STEP) 'building the image twice' scripts/image-check
 
 crds: ## Write crds/ from the API types
 	@cargo run --quiet --package waxwing -- crds --dir crds
