@@ -20,13 +20,16 @@ use super::issue::Context;
 use super::order_secret;
 use super::tasks::CertificateTasks;
 use crate::issuer::IssuerKey;
-use crate::runtime::watch::{Change, Watch};
+use crate::runtime::client::{CallError, bounded};
+use crate::runtime::watch::Change;
 
 /// Runs until `shutdown`. Tasks under way are cancelled then: their orders are in the cluster.
 pub async fn run(context: Context, shutdown: CancellationToken) -> Result<(), Infallible> {
     // Looks are short; a full queue holds back ended tasks, not running ones.
     let (ended, ends) = mpsc::channel(1024);
     let tasks = CertificateTasks::new(context.clone(), ended);
+    // However this ends: a leader that is no more drops it in the middle.
+    let _tasks_end_with_it = CancelAll(tasks.clone());
     let certificates = &context.watches.certificates;
     let ends = stream::unfold(ends, |mut ends| async { ends.recv().await.map(|end| (end, ends)) });
     let triggers = stream::select(ends, disturbances(&context, &tasks));
@@ -43,8 +46,15 @@ pub async fn run(context: Context, shutdown: CancellationToken) -> Result<(), In
         () = sweep(&context, &tasks) => {}
         () = shutdown.cancelled() => {}
     }
-    tasks.cancel_all();
     Ok(())
+}
+
+struct CancelAll(CertificateTasks);
+
+impl Drop for CancelAll {
+    fn drop(&mut self) {
+        self.0.cancel_all();
+    }
 }
 
 async fn look(certificate: Arc<Certificate>, tasks: Arc<CertificateTasks>) -> Result<Action, Infallible> {
@@ -144,7 +154,6 @@ async fn sweep(context: &Context, tasks: &CertificateTasks) {
     watches.certificates.wait_until_synced().await;
     watches.order_secrets.wait_until_synced().await;
     let mut changes = std::pin::pin!(stream::select(certificates, orders));
-    let orders: Api<Secret> = Api::namespaced(context.client.clone(), &context.own_namespace);
     let mut failed = false;
     loop {
         let change = tokio::select! {
@@ -162,7 +171,7 @@ async fn sweep(context: &Context, tasks: &CertificateTasks) {
             }
             Some(Sweep::Everything) => {}
         }
-        failed = !sweep_once(&watches.certificates, &watches.order_secrets, tasks, &orders).await;
+        failed = !sweep_once(context, tasks).await;
     }
 }
 
@@ -175,27 +184,33 @@ enum Sweep {
 const SWEEP_AGAIN: Duration = Duration::from_secs(10);
 
 /// True if nothing is left to sweep.
-async fn sweep_once(
-    certificates: &Watch<Certificate>,
-    order_secrets: &Watch<Secret>,
-    tasks: &CertificateTasks,
-    orders: &Api<Secret>,
-) -> bool {
+async fn sweep_once(context: &Context, tasks: &CertificateTasks) -> bool {
+    let watches = &context.watches;
+    let orders: Api<Secret> = Api::namespaced(context.client.clone(), &context.own_namespace);
     let alive: HashSet<String> =
-        certificates.store().state().iter().filter_map(|certificate| certificate.uid()).collect();
+        watches.certificates.store().state().iter().filter_map(|certificate| certificate.uid()).collect();
     for uid in tasks.known() {
         if !alive.contains(&uid) {
             tasks.forget(&uid);
         }
     }
     let mut clean = true;
-    for secret in order_secrets.store().state() {
+    for secret in watches.order_secrets.store().state() {
         let name = secret.name_any();
         let Some(uid) = order_secret::certificate_uid(&name) else { continue };
         if alive.contains(uid) {
             continue;
         }
-        match order_secret::delete(orders, &name, secret.metadata.uid.clone()).await {
+        let swept = match is_gone(context, &secret, uid).await {
+            // The cache doesn't show it yet: another replica was faster to see it and to order.
+            Ok(false) => {
+                clean = false;
+                continue;
+            }
+            Ok(true) => order_secret::delete(&orders, &name, secret.uid(), secret.resource_version()).await,
+            Err(error) => Err(error),
+        };
+        match swept {
             Ok(()) => tracing::info!(secret = name, "swept the order of a Certificate that is gone"),
             Err(error) => {
                 tracing::warn!(%error, "an order Secret is left for later");
@@ -204,6 +219,18 @@ async fn sweep_once(
         }
     }
     clean
+}
+
+/// Asks the API server, not the cache, for the Certificate of an order: what is swept holds a private key.
+async fn is_gone(context: &Context, order: &Secret, uid: &str) -> Result<bool, CallError> {
+    let Some((namespace, name)) =
+        order.annotations().get(labels::ORDER_CERTIFICATE).and_then(|path| path.split_once('/'))
+    else {
+        return Ok(true);
+    };
+    let api: Api<Certificate> = Api::namespaced(context.client.clone(), namespace);
+    let found = bounded(format!("get Certificate {namespace}/{name}"), api.get_opt(name)).await?;
+    Ok(found.and_then(|found| found.uid()).as_deref() != Some(uid))
 }
 
 fn having(store: &Store<Certificate>, wanted: impl Fn(&Certificate) -> bool) -> Vec<Arc<Certificate>> {

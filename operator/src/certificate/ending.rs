@@ -113,6 +113,14 @@ impl Line<'_> {
             }
             return Err(error.into());
         }
+        if journal.begun_elsewhere() && is_verdict(&error.kind) {
+            // The CA may have asked a process that was dying for the answer. The next order is this process's own.
+            tracing::info!(%error, "an order that another process began has failed; ordering again at once");
+            if let Err(error) = journal.clear().await {
+                tracing::warn!(%error, "the order Secret is left for later");
+            }
+            return Ok(self.rest_until(Timestamp::now()));
+        }
         let diagnosis = diagnose(&error, &error.evidence);
         tracing::warn!(%error, cause = diagnosis.cause, fix = diagnosis.fix, "the attempt failed");
         let class = error.class();
@@ -212,6 +220,11 @@ fn stands_on_api_server(error: &ObtainError) -> bool {
         source = error.source();
     }
     false
+}
+
+/// Whether the CA has looked and said no.
+fn is_verdict(kind: &ObtainErrorKind) -> bool {
+    matches!(kind, ObtainErrorKind::Validation { .. } | ObtainErrorKind::OrderInvalid { .. })
 }
 
 /// Whether the order can't be gone on with, so that its Secret is of no more use.

@@ -35,6 +35,8 @@ pub struct Context {
     pub client: Client,
     /// Waxwing's own namespace: where order Secrets are.
     pub own_namespace: String,
+    /// The name of this process.
+    pub replica: String,
     /// The caches.
     pub watches: Watches,
     /// The issuers.
@@ -86,7 +88,13 @@ pub async fn issue(context: &Context, certificate: Arc<Certificate>) -> Result<R
     }
     let stored = target_secret::read(&line.secrets, &wanted.secret_name, &line.name).await?;
     let failures = status::failures(&line.certificate);
-    let journal = OrderSecret::of(&context.client, &context.own_namespace, &line.certificate, failures.count);
+    let journal = OrderSecret::of(
+        &context.client,
+        &context.own_namespace,
+        &line.certificate,
+        failures.count,
+        &context.replica,
+    );
     let open = if line.has_order() { journal.open().await? } else { None };
     match decide::decide(&wanted, &stored, open, failures, line.seed, now) {
         Decision::Keep { renew_at } => return line.keep(&wanted, &stored, &journal, renew_at, now).await,
@@ -287,7 +295,7 @@ impl<'a> Line<'a> {
         }
     }
 
-    fn rest_until(&self, wake: Timestamp) -> Rest {
+    pub(super) fn rest_until(&self, wake: Timestamp) -> Rest {
         Rest { wake, version: self.certificate.metadata.resource_version.clone() }
     }
 }

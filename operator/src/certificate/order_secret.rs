@@ -5,6 +5,7 @@
 //! absent, or patches the version that it has read.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use k8s_openapi::ByteString;
@@ -27,6 +28,8 @@ pub struct OrderSecret {
     name: String,
     certificate: String,
     failures: i32,
+    replica: String,
+    begun_elsewhere: AtomicBool,
     seen: Mutex<Option<Seen>>,
 }
 
@@ -39,8 +42,14 @@ struct Seen {
 }
 
 impl OrderSecret {
-    /// The journal of `certificate`, whose status counts `failures`. Nothing is read yet.
-    pub fn of(client: &Client, own_namespace: &str, certificate: &Certificate, failures: i32) -> Self {
+    /// The journal of `certificate`, whose status counts `failures`, as `replica` keeps it. Nothing is read yet.
+    pub fn of(
+        client: &Client,
+        own_namespace: &str,
+        certificate: &Certificate,
+        failures: i32,
+        replica: &str,
+    ) -> Self {
         Self {
             api: Api::namespaced(client.clone(), own_namespace),
             name: labels::order_secret_name(&certificate.uid().unwrap_or_default()),
@@ -50,6 +59,8 @@ impl OrderSecret {
                 certificate.name_any()
             ),
             failures,
+            replica: replica.to_owned(),
+            begun_elsewhere: AtomicBool::new(false),
             seen: Mutex::new(None),
         }
     }
@@ -72,9 +83,11 @@ impl OrderSecret {
         let Some(entry) = entry else {
             // Nobody but Waxwing writes here. What it can't read it can't resume either.
             tracing::warn!(secret = self.name, "the order Secret can't be read and is replaced");
-            delete(&self.api, &self.name, secret.metadata.uid.clone()).await?;
+            delete(&self.api, &self.name, secret.metadata.uid.clone(), secret.resource_version()).await?;
             return Ok(None);
         };
+        let by_us = secret.annotations().get(REPLICA) == Some(&self.replica);
+        self.begun_elsewhere.store(!by_us, Ordering::Relaxed);
         *self.seen.lock().await =
             Some(Seen { uid: secret.uid(), version: secret.resource_version().unwrap_or_default(), entry });
         Ok(Some(OpenOrder { opened_after_failures }))
@@ -85,16 +98,25 @@ impl OrderSecret {
         self.seen.lock().await.as_ref().map(|seen| seen.entry.order_url.clone())
     }
 
+    /// Whether the order that was last worked on had been begun by another process.
+    pub fn begun_elsewhere(&self) -> bool {
+        self.begun_elsewhere.load(Ordering::Relaxed)
+    }
+
     async fn write(&self, entry: &Entry) -> Result<(), CallError> {
         let mut seen = self.seen.lock().await;
         let what = format!("save order Secret {} of Certificate {}", self.name, self.certificate);
         let data = data(entry);
+        if seen.as_ref().is_none_or(|before| before.entry.order_url != entry.order_url) {
+            self.begun_elsewhere.store(false, Ordering::Relaxed);
+        }
         let (uid, version) = if let Some(before) = seen.as_ref() {
+            let mut annotations = json!({ FAILURES: self.failures.to_string() });
+            if !self.begun_elsewhere() {
+                annotations[REPLICA] = json!(self.replica);
+            }
             let patch = json!({
-                "metadata": {
-                    "resourceVersion": before.version,
-                    "annotations": { FAILURES: self.failures.to_string() },
-                },
+                "metadata": { "resourceVersion": before.version, "annotations": annotations },
                 "data": data,
             });
             let params = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
@@ -121,6 +143,7 @@ impl OrderSecret {
                 annotations: Some(BTreeMap::from([
                     (labels::ORDER_CERTIFICATE.into(), self.certificate.clone()),
                     (FAILURES.into(), self.failures.to_string()),
+                    (REPLICA.into(), self.replica.clone()),
                 ])),
                 ..ObjectMeta::default()
             },
@@ -147,22 +170,24 @@ impl Journal for OrderSecret {
 
     async fn clear(&self) -> Result<(), JournalError> {
         let mut seen = self.seen.lock().await;
-        let Some(before) = seen.as_ref() else { return Ok(()) };
-        delete(&self.api, &self.name, before.uid.clone()).await.map_err(journal_error)?;
-        *seen = None;
-        Ok(())
+        let Some(before) = seen.take() else { return Ok(()) };
+        delete(&self.api, &self.name, before.uid, Some(before.version)).await.map_err(journal_error)
     }
 }
 
-/// Deletes one order Secret, unless another has taken its place. One that is gone is fine.
-pub async fn delete(api: &Api<Secret>, name: &str, uid: Option<String>) -> Result<(), CallError> {
-    let params = DeleteParams {
-        preconditions: Some(Preconditions { uid, resource_version: None }),
-        ..DeleteParams::default()
-    };
+/// Deletes one order Secret if it is still the one that was read. One that is gone is fine; one that another replica
+/// has written since is a conflict.
+pub async fn delete(
+    api: &Api<Secret>,
+    name: &str,
+    uid: Option<String>,
+    resource_version: Option<String>,
+) -> Result<(), CallError> {
+    let preconditions = Some(Preconditions { uid, resource_version });
+    let params = DeleteParams { preconditions, ..DeleteParams::default() };
     match bounded(format!("delete order Secret {name}"), api.delete(name, &params)).await {
         Ok(_) => Ok(()),
-        Err(error) if error.is_not_found() || error.is_conflict() => Ok(()),
+        Err(error) if error.is_not_found() => Ok(()),
         Err(error) => Err(error),
     }
 }
@@ -174,6 +199,9 @@ pub fn certificate_uid(secret_name: &str) -> Option<&str> {
 
 /// Annotation: how many failed attempts the Certificate's status counted when the order was saved.
 const FAILURES: &str = "waxwing.dev/failed-issuance-attempts";
+
+/// Annotation: the process that began the order.
+const REPLICA: &str = "waxwing.dev/replica";
 
 /// The journal entry, and beside it what the responder reads of it.
 fn data(entry: &Entry) -> BTreeMap<String, ByteString> {

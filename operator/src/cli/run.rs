@@ -10,7 +10,9 @@ use std::{
 };
 
 use clap::Args;
+use kube::Client;
 use thiserror::Error;
+use tokio::sync::watch;
 use waxwing_acme::{SelfCheck, SelfCheckConfig};
 use waxwing_api::{GoDuration, ParseDurationError};
 
@@ -21,9 +23,10 @@ use crate::{
         admin::{self, Readiness, ServeError},
         client::{self, ClientError, ClientOptions},
         events::Events,
+        lease::{Candidate, Term, Timing, TimingError},
         log::{self, LogError},
         metrics::Metrics,
-        shutdown::{TaskDied, Tasks},
+        shutdown::{Phases, TaskDied},
         watch::Watches,
     },
     solver::{
@@ -38,7 +41,7 @@ use crate::{
 /// Where a pod finds its namespace.
 const NAMESPACE_FILE: &str = "/var/run/secrets/kubernetes.io/serviceaccount/namespace";
 const DEFAULT_NAMESPACE: &str = "waxwing-system";
-/// Time for tasks to end after the responder has.
+/// Time for tasks to end beyond the responder's: an elected leader gives its lease back in it.
 const TASKS_GRACE: Duration = Duration::from_secs(10);
 
 /// The flags of `waxwing run`. Durations are written like 30s, 1m30s or 2h.
@@ -115,6 +118,36 @@ pub struct Run {
     )]
     shutdown_grace: Duration,
 
+    /// How long a leader that gives no sign of life is waited for, before another replica takes over
+    #[arg(
+        long,
+        env = "WAXWING_LEASE_DURATION",
+        default_value = "15s",
+        value_name = "DURATION",
+        value_parser = duration
+    )]
+    lease_duration: Duration,
+
+    /// How long a leader that can't renew its lease goes on; shorter than that
+    #[arg(
+        long,
+        env = "WAXWING_LEASE_RENEW_DEADLINE",
+        default_value = "10s",
+        value_name = "DURATION",
+        value_parser = duration
+    )]
+    lease_renew_deadline: Duration,
+
+    /// How often the lease is renewed, and tried for; shorter still
+    #[arg(
+        long,
+        env = "WAXWING_LEASE_RETRY_PERIOD",
+        default_value = "2s",
+        value_name = "DURATION",
+        value_parser = duration
+    )]
+    lease_retry_period: Duration,
+
     /// How log lines are written [default: text on a terminal, else json]
     #[arg(long, env = "WAXWING_LOG_FORMAT", value_enum)]
     log_format: Option<log::Format>,
@@ -130,6 +163,9 @@ pub enum RunError {
     /// There is no cluster to talk to.
     #[error(transparent)]
     Client(#[from] ClientError),
+    /// The times of the lease don't fit each other.
+    #[error(transparent)]
+    Lease(#[from] TimingError),
     /// There are no logs.
     #[error(transparent)]
     Log(#[from] LogError),
@@ -150,27 +186,32 @@ impl Run {
         log::init(self.log_format, &self.log_level)?;
         // Both kube and the engine use this one; the first to ask would install it anyway.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let timing = Timing::new(self.lease_duration, self.lease_renew_deadline, self.lease_retry_period)?;
         let namespace = self.namespace();
-        tracing::info!(version = env!("CARGO_PKG_VERSION"), namespace, "Waxwing starts");
+        let identity = identity();
+        tracing::info!(version = env!("CARGO_PKG_VERSION"), namespace, identity, "Waxwing starts");
 
-        let options = ClientOptions { kubeconfig: self.kubeconfig.clone(), context: self.context.clone() };
+        let options = ClientOptions {
+            kubeconfig: self.kubeconfig.clone(),
+            context: self.context.clone(),
+            identity: identity.clone(),
+        };
         let client = client::connect(&options).await?;
         let challenges = admin::listen("HTTP-01 responder", self.responder_listen).await?;
         let administration = admin::listen("admin server", self.admin_listen).await?;
 
-        let (tasks, supervisor) = Tasks::new();
+        // What every replica does, and goes on with while it ends, so that it can answer challenges until then.
+        let (Phases { work, base }, supervisor) = Phases::new();
         let metrics = Arc::new(Metrics::new()?);
         let readiness = Readiness::default();
-        let events = Events::new(client.clone(), instance());
-        tasks.spawn(
+        base.spawn(
             "admin server",
-            admin::run(administration, Arc::clone(&metrics), readiness.clone(), tasks.token()),
+            admin::run(administration, Arc::clone(&metrics), readiness.clone(), base.token()),
         );
-
-        let watches = Watches::start(&client, &namespace, &tasks);
+        let watches = Watches::start(&client, &namespace, &base);
         let orders = OpenOrders::default();
-        tasks.spawn("index of open orders", {
-            let (orders, watch, stop) = (orders.clone(), watches.order_secrets.clone(), tasks.token());
+        base.spawn("index of open orders", {
+            let (orders, watch, stop) = (orders.clone(), watches.order_secrets.clone(), base.token());
             async move {
                 let store = watch.store().clone();
                 tokio::select! {
@@ -180,86 +221,49 @@ impl Run {
                 Ok::<_, Infallible>(())
             }
         });
-        tasks.spawn(
+        work.spawn(
             "HTTP-01 responder",
-            responder::run(challenges, orders.clone(), self.shutdown_grace, tasks.token()),
+            responder::run(challenges, orders.clone(), self.shutdown_grace, work.token()),
         );
 
-        let routes = Arc::new(Routes::new(
-            client.clone(),
-            &namespace,
-            self.responder_service.clone(),
-            self.route_quiet_period,
-            watches.ingresses.clone(),
-            orders,
-        ));
-        let solvers = Arc::new(SolverContext {
-            ingress_classes: watches.ingress_classes.clone(),
+        // What only the leader does.
+        let (leadership, terms) = watch::channel(None);
+        let candidate = Candidate {
+            client: client.clone(),
+            identity: identity.clone(),
             metrics: Arc::clone(&metrics),
-            redirecting: Redirecting::default(),
-            routes: Arc::clone(&routes),
-            self_check: SelfCheck::new(SelfCheckConfig {
+            namespace: namespace.clone(),
+            timing,
+        };
+        let leading = Leading {
+            client,
+            identity,
+            metrics,
+            namespace,
+            orders,
+            quiet_period: self.route_quiet_period,
+            self_check: SelfCheckConfig {
                 nameservers: self.self_check_nameservers.clone(),
                 deadline: self.self_check_timeout,
                 ..SelfCheckConfig::default()
-            }),
-        });
-        let registry = issuer::Registry::new(watches.issuers.clone(), watches.cluster_issuers.clone());
-        let issuers = issuer::controller::run(
-            issuer::controller::Context {
-                client: client.clone(),
-                events: events.clone(),
-                metrics: Arc::clone(&metrics),
-                own_namespace: namespace.clone(),
-                registry: registry.clone(),
             },
-            watches.issuers.clone(),
-            watches.cluster_issuers.clone(),
-            tasks.token(),
-        );
-        let ingresses = source::ingress::run(
-            source::ingress::Context {
-                certificates: watches.certificates.clone(),
-                client: client.clone(),
-                events: events.clone(),
-                metrics: Arc::clone(&metrics),
-            },
-            watches.ingresses.clone(),
-            tasks.token(),
-        );
-        let certificates = certificate::controller::run(
-            certificate::issue::Context {
-                client,
-                own_namespace: namespace,
-                watches: watches.clone(),
-                issuers: registry,
-                solvers,
-                events,
-                metrics,
-                hosts: HostGate::default(),
-            },
-            tasks.token(),
-        );
-        tasks.spawn("controllers", {
-            let stop = tasks.token();
+            service: self.responder_service.clone(),
+            watches: watches.clone(),
+        };
+        work.spawn("leader election", {
+            let stop = work.token();
             async move {
-                // What isn't in a cache yet would be taken for missing.
+                // What isn't in a cache yet would be taken for missing: who hasn't seen it can't lead.
                 tokio::select! {
                     () = watches.wait_until_synced() => {}
                     () = stop.cancelled() => return Ok(()),
                 }
                 tracing::info!("the caches are filled");
                 readiness.set(true);
-                let ending = async {
-                    stop.cancelled().await;
-                    readiness.set(false);
-                };
-                let sweeping = routes.sweep(stop.clone());
-                let ((), (), (), (), ended) =
-                    tokio::join!(issuers, ingresses, sweeping, ending, certificates);
-                ended
+                candidate.stand(leadership, stop).await
             }
         });
+        work.spawn("controllers", leading.follow(terms));
 
         supervisor.run(self.shutdown_grace + TASKS_GRACE).await?;
         tracing::info!("Waxwing ended");
@@ -276,12 +280,106 @@ impl Run {
     }
 }
 
-/// The name of this process in Events: that of the pod.
-fn instance() -> String {
-    ["POD_NAME", "HOSTNAME"]
+/// What a replica needs to lead.
+struct Leading {
+    client: Client,
+    identity: String,
+    metrics: Arc<Metrics>,
+    namespace: String,
+    orders: OpenOrders,
+    quiet_period: Duration,
+    self_check: SelfCheckConfig,
+    service: (String, u16),
+    watches: Watches,
+}
+
+impl Leading {
+    /// Leads in each term, until there will be no further one.
+    async fn follow(self, mut terms: watch::Receiver<Option<Term>>) -> Result<(), Infallible> {
+        loop {
+            // An error says that nobody stands for election any more.
+            let Ok(Some(term)) = terms.wait_for(Option::is_some).await.map(|term| term.clone()) else {
+                return Ok(());
+            };
+            let ended = term.ended();
+            // Dropped at the term's end wherever it is: what it has begun is in the cluster.
+            tokio::select! {
+                () = self.lead(term) => {}
+                () = ended.cancelled() => {}
+            }
+        }
+    }
+
+    /// Does the leader's work. Nothing of it outlasts the term, and nothing that was known in an earlier one is taken
+    /// for true: another replica may have led in between.
+    async fn lead(&self, term: Term) {
+        let (watches, metrics) = (&self.watches, &self.metrics);
+        let (client, stop) = (term.fence(&self.client), term.ended());
+        drop(term);
+        let events = Events::new(client.clone(), self.identity.clone());
+        let routes = Arc::new(Routes::new(
+            client.clone(),
+            &self.namespace,
+            self.service.clone(),
+            self.quiet_period,
+            watches.ingresses.clone(),
+            self.orders.clone(),
+        ));
+        let solvers = Arc::new(SolverContext {
+            ingress_classes: watches.ingress_classes.clone(),
+            metrics: Arc::clone(metrics),
+            redirecting: Redirecting::default(),
+            routes: Arc::clone(&routes),
+            self_check: SelfCheck::new(self.self_check.clone()),
+        });
+        let registry = issuer::Registry::new(watches.issuers.clone(), watches.cluster_issuers.clone());
+        let issuers = issuer::controller::run(
+            issuer::controller::Context {
+                client: client.clone(),
+                events: events.clone(),
+                metrics: Arc::clone(metrics),
+                own_namespace: self.namespace.clone(),
+                registry: registry.clone(),
+            },
+            watches.issuers.clone(),
+            watches.cluster_issuers.clone(),
+            stop.clone(),
+        );
+        let ingresses = source::ingress::run(
+            source::ingress::Context {
+                certificates: watches.certificates.clone(),
+                client: client.clone(),
+                events: events.clone(),
+                metrics: Arc::clone(metrics),
+            },
+            watches.ingresses.clone(),
+            stop.clone(),
+        );
+        let certificates = certificate::controller::run(
+            certificate::issue::Context {
+                client,
+                own_namespace: self.namespace.clone(),
+                replica: self.identity.clone(),
+                watches: watches.clone(),
+                issuers: registry,
+                solvers,
+                events,
+                metrics: Arc::clone(metrics),
+                hosts: HostGate::default(),
+            },
+            stop.clone(),
+        );
+        tokio::join!(issuers, ingresses, routes.sweep(stop), certificates);
+    }
+}
+
+/// A name that no other process has, now or later: the pod's with a random end.
+fn identity() -> String {
+    let pod = ["POD_NAME", "HOSTNAME"]
         .into_iter()
         .find_map(|name| std::env::var(name).ok().filter(|value| !value.is_empty()))
-        .unwrap_or_else(|| format!("waxwing-{}", std::process::id()))
+        .unwrap_or_else(|| format!("waxwing-{}", std::process::id()));
+    format!("{pod}_{:08x}", rand::random::<u32>())
 }
 
 fn duration(text: &str) -> Result<Duration, ParseDurationError> {

@@ -2,6 +2,7 @@
 
 use std::{future::Future, path::PathBuf, time::Duration};
 
+use axum::http::{HeaderValue, header::USER_AGENT};
 use hyper_util::{
     client::legacy::{Client as HyperClient, connect::HttpConnector},
     rt::{TokioExecutor, TokioTimer},
@@ -28,6 +29,8 @@ pub struct ClientOptions {
     pub kubeconfig: Option<PathBuf>,
     /// A context of the kubeconfig; its current one if absent.
     pub context: Option<String>,
+    /// Which process it is, for the API server's audit log: the User-Agent names it.
+    pub identity: String,
 }
 
 /// Makes the client. Nothing is sent yet.
@@ -35,7 +38,11 @@ pub struct ClientOptions {
 /// kube's default client repeats 429 and 5xx up to 15 times by itself, for minutes. Ours doesn't:
 /// who calls decides, and an answer is never older than [`CALL_TIMEOUT`].
 pub async fn connect(options: &ClientOptions) -> Result<Client, ClientError> {
-    let config = config(options).await?;
+    let mut config = config(options).await?;
+    let agent = format!("waxwing/{} ({})", env!("CARGO_PKG_VERSION"), options.identity);
+    if let Ok(agent) = HeaderValue::from_str(&agent) {
+        config.headers.push((USER_AGENT, agent));
+    }
     if let Some(proxy) = &config.proxy_url {
         return Err(ClientError::Proxy { proxy: proxy.host().unwrap_or_default().to_owned() });
     }

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use prometheus::{
-    Encoder, GaugeVec, Histogram, HistogramOpts, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
+    Encoder, GaugeVec, Histogram, HistogramOpts, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
 };
 
 /// The metric families of the process.
@@ -15,6 +16,7 @@ pub struct Metrics {
     certificate_expiry: GaugeVec,
     certificate_ready: IntGaugeVec,
     issuances: IntCounterVec,
+    leader: IntGauge,
     reconciles: IntCounterVec,
     self_check: Histogram,
 }
@@ -49,6 +51,7 @@ impl Metrics {
                 ),
                 &["result"],
             )?,
+            leader: IntGauge::new("waxwing_leader", "1 while this replica leads, else 0")?,
             reconciles: IntCounterVec::new(
                 Opts::new(
                     "waxwing_reconciles_total",
@@ -69,6 +72,7 @@ impl Metrics {
         metrics.registry.register(Box::new(metrics.certificate_expiry.clone()))?;
         metrics.registry.register(Box::new(metrics.certificate_ready.clone()))?;
         metrics.registry.register(Box::new(metrics.issuances.clone()))?;
+        metrics.registry.register(Box::new(metrics.leader.clone()))?;
         metrics.registry.register(Box::new(metrics.reconciles.clone()))?;
         metrics.registry.register(Box::new(metrics.self_check.clone()))?;
         Ok(metrics)
@@ -110,6 +114,15 @@ impl Metrics {
     /// An attempt to issue ended. `result` is a condition's reason, such as `Issued`.
     pub fn issuance(&self, result: &str) {
         self.issuances.with_label_values(&[result]).inc();
+    }
+
+    /// This replica leads, or leads no more. What it knew of Certificates is the next leader's to tell.
+    pub fn leader(&self, leads: bool) {
+        self.leader.set(i64::from(leads));
+        if !leads {
+            self.certificate_ready.reset();
+            self.certificate_expiry.reset();
+        }
     }
 
     /// A reconciliation ended.

@@ -1,8 +1,9 @@
-//! What every controller stands on: the API client, shared watches, Events, metrics, logs, supervised tasks and small HTTP servers.
+//! What every controller stands on: the API client, shared watches, leader election, Events, metrics, logs, supervised tasks and small HTTP servers.
 
 pub mod admin;
 pub mod client;
 pub mod events;
+pub mod lease;
 pub mod log;
 pub mod metrics;
 pub mod serve;

@@ -1,4 +1,7 @@
 //! Supervised tasks and an orderly end: SIGTERM or SIGINT cancels, a second one aborts, and a task that dies takes the process down.
+//!
+//! The end has two phases. First the work ends, and it may take its time: challenges are still answered. What the
+//! work stands on, such as watches, goes on until then and ends second.
 
 use std::{fmt, future::Future, sync::Arc, time::Duration};
 
@@ -52,30 +55,45 @@ pub enum TaskDied {
     Signals(#[source] std::io::Error),
 }
 
+/// The tasks of a process, by when they end.
+#[derive(Clone, Debug)]
+pub struct Phases {
+    /// Ends first: asked to by a signal.
+    pub work: Tasks,
+    /// What the work stands on: ends when no work is left.
+    pub base: Tasks,
+}
+
 /// Waits for the end of the process.
 #[derive(Debug)]
 pub struct Supervisor {
-    tasks: Tasks,
+    phases: Phases,
     dead: mpsc::Receiver<TaskDied>,
 }
 
-impl Tasks {
-    /// An empty set and its supervisor.
+impl Phases {
+    /// Two empty sets and their supervisor.
     pub fn new() -> (Self, Supervisor) {
         // Only the first death matters.
         let (sender, dead) = mpsc::channel(1);
-        let shared = Shared { token: CancellationToken::new(), tracker: TaskTracker::new(), dead: sender };
-        let tasks = Self { shared: Arc::new(shared) };
-        (tasks.clone(), Supervisor { tasks, dead })
+        let phases = Self { work: Tasks::new(sender.clone()), base: Tasks::new(sender) };
+        (phases.clone(), Supervisor { phases, dead })
+    }
+}
+
+impl Tasks {
+    fn new(dead: mpsc::Sender<TaskDied>) -> Self {
+        let shared = Shared { token: CancellationToken::new(), tracker: TaskTracker::new(), dead };
+        Self { shared: Arc::new(shared) }
     }
 
-    /// Cancelled when the process should end.
+    /// Cancelled when these tasks should end.
     pub fn token(&self) -> CancellationToken {
         self.shared.token.clone()
     }
 
-    /// Runs `future` until shutdown. It must return soon after [`Tasks::token`] is cancelled;
-    /// if it returns before, or panics, the whole process ends with a message that names it.
+    /// Runs `future` until shutdown. It must return after [`Tasks::token`] is cancelled, within the time of its
+    /// phase; if it returns before, or panics, the whole process ends with a message that names it.
     pub fn spawn<E: fmt::Display>(
         &self,
         name: &'static str,
@@ -93,23 +111,26 @@ impl Tasks {
 }
 
 impl Supervisor {
-    /// Returns once every task has ended after a signal, or as soon as one has died.
+    /// Returns once every task has ended after a signal, or as soon as one has died. The work may take `grace` to
+    /// end, and so may then what it stands on, for at most [`BASE_GRACE`].
     pub async fn run(mut self, grace: Duration) -> Result<(), TaskDied> {
+        let Phases { work, base } = self.phases.clone();
         let mut terminate = signal(SignalKind::terminate()).map_err(TaskDied::Signals)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(TaskDied::Signals)?;
         let died = tokio::select! {
             () = received(&mut terminate, &mut interrupt) => None,
             died = self.dead.recv() => died,
-            () = self.tasks.shared.token.cancelled() => None,
+            () = work.shared.token.cancelled() => None,
         };
         if died.is_none() {
             tracing::info!("shutting down; a second signal ends the process at once");
         }
-        self.tasks.shared.token.cancel();
-        self.tasks.shared.tracker.close();
-        let drained = tokio::select! {
-            () = self.tasks.shared.tracker.wait() => true,
-            () = tokio::time::sleep(grace) => false,
+        let ending = async {
+            let first = work.end(grace).await;
+            first.and(base.end(BASE_GRACE).await)
+        };
+        let ended = tokio::select! {
+            ended = ending => ended,
             () = received(&mut terminate, &mut interrupt) => {
                 tracing::warn!("second signal: ending at once");
                 std::process::exit(130);
@@ -120,10 +141,21 @@ impl Supervisor {
             // What died while shutting down is told too.
             None => match self.dead.try_recv() {
                 Ok(died @ TaskDied::Failed { .. }) => Err(died),
-                _ if drained => Ok(()),
-                _ => Err(TaskDied::Overdue { count: self.tasks.shared.tracker.len(), grace }),
+                _ => ended,
             },
         }
+    }
+}
+
+/// How long what the work stands on may take to end.
+const BASE_GRACE: Duration = Duration::from_secs(5);
+
+impl Tasks {
+    async fn end(&self, grace: Duration) -> Result<(), TaskDied> {
+        self.shared.token.cancel();
+        self.shared.tracker.close();
+        let overdue = |_| TaskDied::Overdue { count: self.shared.tracker.len(), grace };
+        tokio::time::timeout(grace, self.shared.tracker.wait()).await.map_err(overdue)
     }
 }
 
@@ -162,23 +194,24 @@ mod tests {
 
     use super::*;
 
+    async fn until(token: CancellationToken) -> Result<(), Infallible> {
+        token.cancelled().await;
+        Ok(())
+    }
+
     #[tokio::test]
     async fn a_task_that_dies_ends_the_process() {
-        let (tasks, supervisor) = Tasks::new();
-        let token = tasks.token();
-        tasks.spawn("survivor", async move {
-            token.cancelled().await;
-            Ok::<_, Infallible>(())
-        });
-        tasks.spawn("watch of Certificates", async { Err("no such resource") });
+        let (phases, supervisor) = Phases::new();
+        phases.work.spawn("survivor", until(phases.work.token()));
+        phases.base.spawn("watch of Certificates", async { Err("no such resource") });
         let died = supervisor.run(Duration::from_secs(5)).await.unwrap_err();
         assert_eq!(died.to_string(), "watch of Certificates failed: no such resource");
     }
 
     #[tokio::test]
     async fn a_panic_is_a_death() {
-        let (tasks, supervisor) = Tasks::new();
-        tasks.spawn("sweeper", async {
+        let (phases, supervisor) = Phases::new();
+        phases.work.spawn("sweeper", async {
             let gone: Result<(), &str> = std::env::var("").map(drop).map_err(|_| "gone");
             gone.unwrap();
             Ok::<_, Infallible>(())
@@ -190,14 +223,28 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn cancelling_ends_in_order() {
-        let (tasks, supervisor) = Tasks::new();
-        let token = tasks.token();
-        tasks.spawn("admin", async move {
-            token.cancelled().await;
+    async fn what_the_work_stands_on_ends_after_it() {
+        let (phases, supervisor) = Phases::new();
+        let base = phases.base.token();
+        phases.base.spawn("watch", until(base.clone()));
+        let stop = phases.work.token();
+        phases.work.spawn("responder", async move {
+            stop.cancelled().await;
+            tokio::task::yield_now().await;
+            assert!(!base.is_cancelled(), "it still answers");
             Ok::<_, Infallible>(())
         });
-        tasks.token().cancel();
+        phases.work.token().cancel();
         supervisor.run(Duration::from_secs(5)).await.unwrap();
+        assert!(phases.base.token().is_cancelled());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_is_waited_for_for_ever() {
+        let (phases, supervisor) = Phases::new();
+        phases.work.spawn("responder", std::future::pending::<Result<(), Infallible>>());
+        phases.work.token().cancel();
+        let overdue = supervisor.run(Duration::from_secs(5)).await.unwrap_err();
+        assert!(matches!(overdue, TaskDied::Overdue { count: 1, .. }), "{overdue}");
     }
 }

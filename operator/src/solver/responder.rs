@@ -42,8 +42,11 @@ const WAITING: usize = 128;
 /// RFC 8555 sets no upper bound; tokens of public CAs have 43 characters.
 const LONGEST_TOKEN: usize = 256;
 
-/// Serves until `stop`, and then for up to `grace` more while an order is open, so that a CA that
-/// is validating finds its answer while the next process starts.
+/// Endpoints take so long to leave every edge; meanwhile another replica may open an order.
+const SETTLE: Duration = Duration::from_secs(5);
+
+/// Serves until `stop`, and then for up to `grace` more while an order is open, or was a moment ago, so
+/// that a CA that is validating finds its answer while another replica takes over.
 pub async fn run(
     listener: TcpListener,
     orders: OpenOrders,
@@ -56,7 +59,7 @@ pub async fn run(
         async move {
             stop.cancelled().await;
             tokio::select! {
-                () = none_open(&orders) => {}
+                () = settled(&orders) => {}
                 () = sleep(grace) => {}
             }
             end.cancel();
@@ -68,11 +71,14 @@ pub async fn run(
     served.map_err(|source| ServeError::Serve { what, source })
 }
 
-async fn none_open(orders: &OpenOrders) {
+/// Returns when no order has been open for a while.
+async fn settled(orders: &OpenOrders) {
     let mut changed = orders.changed();
-    while !orders.is_empty() {
-        if changed.changed().await.is_err() {
-            return;
+    loop {
+        let empty = orders.is_empty();
+        tokio::select! {
+            () = sleep(SETTLE), if empty => return,
+            changed = changed.changed() => if changed.is_err() { return },
         }
     }
 }
@@ -196,11 +202,22 @@ mod tests {
         assert_eq!(ask(&router, "shop.example.com", path).await.0, StatusCode::NOT_FOUND);
     }
 
-    #[tokio::test]
-    async fn without_open_orders_it_ends_at_once() {
+    #[tokio::test(start_paused = true)]
+    async fn it_ends_soon_after_the_last_order() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let stop = CancellationToken::new();
+        let (stop, orders) = (CancellationToken::new(), OpenOrders::default());
         stop.cancel();
-        run(listener, OpenOrders::default(), Duration::from_hours(1), stop).await.unwrap();
+        let start = tokio::time::Instant::now();
+        let secret = Arc::new(order("order-1", 10, "thumb", "shop.example.com"));
+        orders.follow(stream::iter([Change::Applied(Arc::clone(&secret))]), Vec::new).await;
+        let closing = async {
+            sleep(Duration::from_mins(1)).await;
+            orders.follow(stream::iter([Change::Deleted(secret)]), Vec::new).await;
+        };
+        let running = run(listener, orders.clone(), Duration::from_hours(1), stop);
+        let ((), ended) = tokio::join!(closing, running);
+        ended.unwrap();
+        let took = start.elapsed();
+        assert!(took >= Duration::from_mins(1) + SETTLE && took < Duration::from_mins(2), "{took:?}");
     }
 }

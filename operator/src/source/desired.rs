@@ -120,7 +120,10 @@ pub(super) fn steps<'a>(
         match controller(found) {
             Some(owner) if is_controller(owner, ingress) => {
                 if !holds(found, certificate) {
-                    steps.push(Step::Update(Box::new(certificate.clone())));
+                    let mut update = certificate.clone();
+                    // What is changed is what was looked at.
+                    update.metadata.resource_version.clone_from(&found.metadata.resource_version);
+                    steps.push(Step::Update(Box::new(update)));
                 }
             }
             // Of an earlier Ingress of this name: the garbage collector is about to take it.

@@ -131,11 +131,18 @@ async fn take(client: &Client, namespace: &str, step: Step) -> Result<Option<New
             if found.is_some() {
                 return Ok(None);
             }
-            apply(&api, namespace, &certificate).await?;
+            // Not forced: what someone else makes in this moment stays theirs.
+            apply(&api, namespace, &certificate, &PatchParams::apply(MANAGER)).await?;
             (EventKind::Normal, "CreateCertificate", format!("made the Certificate {name}"))
         }
         Step::Update(certificate) => {
-            apply(&api, namespace, &certificate).await?;
+            let forced = PatchParams::apply(MANAGER).force();
+            match apply(&api, namespace, &certificate, &forced).await {
+                Ok(()) => {}
+                // The cache lags; what is newer brings another look.
+                Err(error) if error.is_conflict() => return Ok(None),
+                Err(error) => return Err(error),
+            }
             let name = certificate.name_any();
             (
                 EventKind::Normal,
@@ -162,11 +169,15 @@ async fn take(client: &Client, namespace: &str, step: Step) -> Result<Option<New
     }))
 }
 
-async fn apply(api: &Api<Certificate>, namespace: &str, certificate: &Certificate) -> Result<(), CallError> {
+async fn apply(
+    api: &Api<Certificate>,
+    namespace: &str,
+    certificate: &Certificate,
+    parameters: &PatchParams,
+) -> Result<(), CallError> {
     let name = certificate.name_any();
-    let parameters = PatchParams::apply(MANAGER).force();
     let patch = Patch::Apply(certificate);
-    bounded(format!("apply Certificate {namespace}/{name}"), api.patch(&name, &parameters, &patch))
+    bounded(format!("apply Certificate {namespace}/{name}"), api.patch(&name, parameters, &patch))
         .await
         .map(drop)
 }

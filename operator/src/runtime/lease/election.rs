@@ -149,6 +149,12 @@ impl Election {
         self.seen.as_ref()?.record.as_ref()?.holder.as_deref()
     }
 
+    /// The record that names this replica, if that is what is there.
+    pub fn own(&self) -> Option<&Record> {
+        let record = self.seen.as_ref().filter(|_| !self.doubtful)?.record.as_ref()?;
+        (record.holder.as_ref() == Some(&self.identity)).then_some(record)
+    }
+
     /// A read was answered; `None` says that there is no Lease.
     pub fn read(&mut self, record: Option<Record>, now: Instant) {
         self.doubtful = false;
@@ -210,8 +216,7 @@ impl Election {
     }
 
     fn see(&mut self, record: Option<Record>, now: Instant) {
-        let before = self.seen.as_ref();
-        if before.is_some_and(|seen| seen.record == record) {
+        if self.seen.as_ref().is_some_and(|seen| seen.record == record) {
             return;
         }
         let free_at = match &record {
@@ -221,7 +226,8 @@ impl Election {
             // Released; or this replica's own, from a write whose answer was lost.
             Some(_) => now,
             // Deleting a Lease doesn't end its holder's work.
-            None => before.map_or(now, |seen| seen.free_at.max(now)),
+            None if self.seen.is_some() => now + self.timing.duration,
+            None => now,
         };
         self.seen = Some(Seen { record, free_at });
     }
@@ -298,13 +304,19 @@ mod tests {
     }
 
     #[test]
-    fn a_deleted_lease_is_held_until_its_time_is_over() {
+    fn a_deleted_lease_is_its_holders_to_make_again() {
         let now = Instant::now();
         let mut election = Election::new("a", timing());
         election.read(Some(record(1, Some("b"))), now);
-        election.hear(None, now + seconds(1));
-        assert_eq!(election.next(now + seconds(1)), Step::Wait(now + DURATION));
-        assert_eq!(election.next(now + DURATION), Step::Write(None));
+        let deleted = now + seconds(1);
+        election.hear(None, deleted);
+        assert_eq!(election.next(deleted), Step::Wait(deleted + DURATION));
+        assert_eq!(election.next(deleted + DURATION), Step::Write(None));
+        let mut holder = leader(now);
+        holder.hear(None, deleted);
+        assert_eq!(holder.next(deleted), Step::Read);
+        holder.read(None, deleted);
+        assert_eq!(holder.next(deleted), Step::Write(None));
     }
 
     #[test]
