@@ -51,7 +51,7 @@ pub use obtain::{abandon, obtain};
 pub use poll::Timing;
 pub use problem::{Problem, ProblemIdentifier, Subproblem};
 pub use progress::{NoProgress, Progress, Step};
-pub use renewal::renewal_time;
+pub use renewal::{RenewalWishes, renewal_time};
 pub use request::{Identifier, InvalidIdentifier, KeyAlgorithm, Request};
 pub use request_error::{Failure, RequestError};
 pub use retry::{backoff, parse_retry_after};

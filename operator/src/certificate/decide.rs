@@ -5,7 +5,7 @@ use std::fmt;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use waxwing_acme::{Leaf, renewal_time};
+use waxwing_acme::{Leaf, RenewalWishes, renewal_time};
 
 use super::target_secret::{IssuedBy, Ours, Stored};
 use super::wanted::Wanted;
@@ -126,7 +126,13 @@ pub fn serving<'a>(wanted: &Wanted, stored: &'a Stored, now: Timestamp) -> Resul
 
 /// When a leaf is to be renewed.
 pub fn renewal(wanted: &Wanted, leaf: &Leaf, seed: u64) -> Timestamp {
-    renewal_time(leaf.not_before, leaf.not_after, wanted.renew_before, wanted.renew_before_percentage, seed)
+    let wishes = RenewalWishes {
+        renew_before: wanted.renew_before,
+        percentage: wanted.renew_before_percentage,
+        suggested: None,
+        seed,
+    };
+    renewal_time(leaf.not_before, leaf.not_after, &wishes)
 }
 
 /// The stored leaf, if there is a readable one.
