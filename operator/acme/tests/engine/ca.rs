@@ -2,7 +2,7 @@
 //!
 //! It checks every signature, nonce and URL, so that it is an independent witness of what the engine sends.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -21,6 +21,8 @@ use url::Url;
 
 use crate::issuing::Issuing;
 use crate::parts::Log;
+use crate::script::{Endpoint, Fault, Script};
+use crate::state::{Order, State};
 
 /// A running CA on loopback. Dropping it ends it.
 pub struct Ca {
@@ -28,116 +30,6 @@ pub struct Ca {
     pub directory: Url,
     shared: Arc<Shared>,
     _serving: JoinSet<()>,
-}
-
-/// What the CA plays.
-#[derive(Default)]
-#[allow(clippy::struct_excessive_bools, reason = "each is a trouble of its own")]
-pub struct Script {
-    /// Percent of requests whose nonce is refused.
-    pub bad_nonces: u64,
-    /// Faults, each for the next request to its endpoint.
-    pub faults: Vec<(Endpoint, Fault)>,
-    /// A fault for the n-th request of all, from 1.
-    pub fault_at: Option<(usize, Fault)>,
-    /// A fault for each n-th signed request.
-    pub every: Option<(usize, Fault)>,
-    /// Authorizations are valid from the beginning.
-    pub valid_at_once: bool,
-    /// Orders are ready at once and have no authorizations.
-    pub no_authorizations: bool,
-    /// newOrder answers the same names with the same order while it is pending or ready.
-    pub reuse_orders: bool,
-    /// So many newOrders are answered with a valid order that holds another key's certificate.
-    pub foreign_orders: usize,
-    /// The foreign order is the same one each time.
-    pub same_foreign_order: bool,
-    /// So many polls until an authorization is decided.
-    pub validation_polls: usize,
-    /// So many polls until an order is issued.
-    pub finalize_polls: usize,
-    /// Orders become ready so many requests after their last authorization.
-    pub late_ready: usize,
-    /// Retry-After, in seconds, of what is not decided yet.
-    pub retry_after: Option<u64>,
-    /// The problem with which this host's validation fails.
-    pub invalid: Option<(&'static str, &'static str)>,
-    /// Refuses `replaces` with this type.
-    pub refuse_replaces: Option<&'static str>,
-    /// Leaves `replaces` out of its answers.
-    pub forget_replaces: bool,
-    /// The challenges that are offered; none: HTTP-01 and DNS-01.
-    pub offered: Vec<&'static str>,
-    /// Puts another name into certificates.
-    pub wrong_name: bool,
-    /// Newly made accounts must be bound with this key identifier.
-    pub external_account: Option<&'static str>,
-}
-
-/// A kind of request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Endpoint {
-    Directory,
-    NewNonce,
-    NewAccount,
-    Account,
-    NewOrder,
-    Order,
-    Authorization,
-    Challenge,
-    Finalize,
-    Certificate,
-}
-
-/// Something that goes wrong.
-#[derive(Clone, Debug)]
-pub enum Fault {
-    /// The connection ends before the request is acted on.
-    CutBefore,
-    /// The connection ends after the request was acted on.
-    CutAfter,
-    /// Never answers, and doesn't act.
-    Hang,
-    /// Acts, and never answers.
-    ActAndHang,
-    /// An error page.
-    Html(u16),
-    /// A problem document with this status, type and Retry-After.
-    Problem(u16, &'static str, Option<u64>),
-    /// Nothing: for counting.
-    None,
-}
-
-#[derive(Clone, Debug)]
-struct Order {
-    names: Vec<String>,
-    replaces: Option<String>,
-    authorizations: Vec<usize>,
-    status: &'static str,
-    polls: usize,
-    late: usize,
-    certificate: Option<usize>,
-    account: String,
-}
-
-#[derive(Clone, Debug)]
-struct Authorization {
-    name: String,
-    status: &'static str,
-    polls: usize,
-}
-
-#[derive(Default)]
-struct State {
-    nonces: HashSet<String>,
-    counter: u64,
-    requests: usize,
-    signed: usize,
-    accounts: HashMap<String, Vec<u8>>,
-    orders: Vec<Order>,
-    authorizations: Vec<Authorization>,
-    certificates: Vec<Vec<String>>,
-    violations: Vec<String>,
 }
 
 struct Shared {
@@ -201,19 +93,6 @@ impl Ca {
     }
 }
 
-impl Script {
-    fn fault(&mut self, endpoint: Endpoint, request: usize, signed: usize) -> Fault {
-        if let Some(index) = self.faults.iter().position(|(at, _)| *at == endpoint) {
-            return self.faults.remove(index).1;
-        }
-        match (&self.fault_at, &self.every) {
-            (Some((at, fault)), _) if *at == request => fault.clone(),
-            (_, Some((nth, fault))) if signed > 0 && signed.is_multiple_of(*nth) => fault.clone(),
-            _ => Fault::None,
-        }
-    }
-}
-
 async fn serve(listener: TcpListener, shared: Arc<Shared>) {
     let mut connections = JoinSet::new();
     loop {
@@ -243,7 +122,7 @@ impl Shared {
         let (parts, body) = request.into_parts();
         let path = parts.uri.path().to_owned();
         let body = body.collect().await.map_err(io::Error::other)?.to_bytes();
-        let endpoint = endpoint(&path);
+        let endpoint = Endpoint::of(&path);
         let fault = {
             let mut state = self.state();
             state.requests += 1;
@@ -634,44 +513,6 @@ impl Shared {
             .header("replay-nonce", nonce)
             .body(Full::from(body))
             .unwrap()
-    }
-}
-
-impl State {
-    fn nonce(&mut self) -> String {
-        let nonce = format!("nonce-{}", self.draw());
-        self.nonces.insert(nonce.clone());
-        nonce
-    }
-
-    /// The next of a fixed sequence of well mixed numbers (`SplitMix64`).
-    fn draw(&mut self) -> u64 {
-        self.counter = self.counter.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.counter;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    fn authorize(&mut self, name: &str, valid: bool) -> usize {
-        let status = if valid { "valid" } else { "pending" };
-        self.authorizations.push(Authorization { name: name.to_owned(), status, polls: 0 });
-        self.authorizations.len() - 1
-    }
-}
-
-fn endpoint(path: &str) -> Endpoint {
-    match path.trim_start_matches('/').split('/').next().unwrap_or_default() {
-        "directory" => Endpoint::Directory,
-        "nonce" => Endpoint::NewNonce,
-        "new-account" => Endpoint::NewAccount,
-        "account" => Endpoint::Account,
-        "new-order" => Endpoint::NewOrder,
-        "order" => Endpoint::Order,
-        "authorization" => Endpoint::Authorization,
-        "challenge" => Endpoint::Challenge,
-        "finalize" => Endpoint::Finalize,
-        _ => Endpoint::Certificate,
     }
 }
 

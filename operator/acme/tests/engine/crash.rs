@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use waxwing_acme::{Account, AccountKey, Directory, Entry, Request, abandon};
 
-use crate::ca::{Endpoint, Fault, Script};
 use crate::parts::{Stage, TIMING, http, request};
+use crate::script::{Endpoint, Fault, Script};
 
 /// Dies while it waits for the answer to its n-th request, for each n; acted on or not.
 #[tokio::test]

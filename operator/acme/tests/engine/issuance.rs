@@ -6,9 +6,9 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use waxwing_acme::{ChallengeType, Identifier, KeyAlgorithm, NoProgress, Request, inspect, obtain};
 
-use crate::ca::{Fault, Script};
 use crate::issuing::ROOTS;
 use crate::parts::{Memory, Stage, http, request};
+use crate::script::{Fault, Script};
 
 #[tokio::test]
 async fn the_journal_has_all_before_the_next_request_leaves() {

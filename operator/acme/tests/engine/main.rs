@@ -9,5 +9,7 @@ mod issuance;
 mod issuing;
 mod parts;
 mod reuse;
+mod script;
 mod self_check;
+mod state;
 mod trouble;

@@ -10,7 +10,8 @@ use waxwing_acme::{
     SolverError, Solvers, Timing, obtain,
 };
 
-use crate::ca::{Ca, Script};
+use crate::ca::Ca;
+use crate::script::Script;
 
 /// What happened, in order.
 #[derive(Clone, Default)]

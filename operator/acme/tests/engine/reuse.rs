@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use waxwing_acme::{NoProgress, ObtainErrorKind, Request, obtain};
 
-use crate::ca::Script;
 use crate::parts::{Memory, Stage, request};
+use crate::script::Script;
 
 #[tokio::test]
 async fn an_order_with_another_keys_certificate_is_left_without_back_off() {
@@ -28,7 +28,7 @@ async fn a_ca_that_keeps_answering_with_the_same_foreign_order_is_an_error() {
 async fn a_pending_order_given_again_is_fine() {
     let stage = Stage::new(Script { reuse_orders: true, ..Script::default() }).await;
     // Its answer is lost, so it is asked for again: the same order comes back.
-    stage.ca.script().faults.push((crate::ca::Endpoint::NewOrder, crate::ca::Fault::CutAfter));
+    stage.ca.script().faults.push((crate::script::Endpoint::NewOrder, crate::script::Fault::CutAfter));
     stage.obtain(&request(&["a.example"])).await.unwrap();
     assert_eq!(stage.ca.orders(), (1, 1));
 }

@@ -7,8 +7,9 @@ use waxwing_acme::{
     Problem, Retry, diagnose,
 };
 
-use crate::ca::{Ca, Endpoint, Fault, Script};
+use crate::ca::Ca;
 use crate::parts::{Log, Stage, http, request};
+use crate::script::{Endpoint, Fault, Script};
 
 const SIGNED: [Endpoint; 6] = [
     Endpoint::NewOrder,
