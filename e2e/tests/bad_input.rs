@@ -3,8 +3,6 @@
 //! An edge that redirects and a CA with bad nonces are in `difficult_parts.rs`; missing permissions and
 //! parts that stop are in `outages.rs`; a Certificate made again mid-issuance is in `issuance.rs`.
 
-use std::net::IpAddr;
-
 use e2e::{
     Error,
     lab::{
@@ -170,7 +168,7 @@ async fn a_name_that_the_ca_rejects() -> Result<(), Error> {
 async fn a_name_that_resolves_nowhere() -> Result<(), Error> {
     let s = scenario("nowhere").await?;
     let host = s.name("shop");
-    s.lab().dns().set(&host, &[]).await?;
+    s.resolve(&host, &[]).await?;
     s.certify("shop", json!({"dnsNames": [host], "issuerRef": pebble()})).await?;
     let stopped = s.stopped("shop", reason::BACKING_OFF).await?;
     has(&stopped.message, &[&host, "no A or AAAA record", "Point"]);
@@ -185,8 +183,8 @@ async fn a_name_that_resolves_to_the_wrong_host() -> Result<(), Error> {
     let (refuses, else_one) = (s.name("refuses"), s.name("else"));
     // Somebody else's web server, on an address of its own.
     let _somebody = Web::at("127.0.0.77:80", Answer::html("Welcome to nginx!")).await?;
-    s.lab().dns().set(&refuses, &[address(SILENT_ADDRESS)]).await?;
-    s.lab().dns().set(&else_one, &[address("127.0.0.77")]).await?;
+    s.resolve(&refuses, &[SILENT_ADDRESS]).await?;
+    s.resolve(&else_one, &["127.0.0.77"]).await?;
     s.certify("refuses", json!({"dnsNames": [refuses], "issuerRef": pebble()})).await?;
     s.certify("else", json!({"dnsNames": [else_one], "issuerRef": pebble()})).await?;
 
@@ -456,7 +454,7 @@ async fn a_two_year_old_status_edited_by_hand() -> Result<(), Error> {
 
     // One that waits for a time that Waxwing can't have written waits no longer.
     let host = s.name("late");
-    s.lab().dns().set(&host, &[address(SILENT_ADDRESS)]).await?;
+    s.resolve(&host, &[SILENT_ADDRESS]).await?;
     s.certify("late", json!({"dnsNames": [host], "issuerRef": pebble()})).await?;
     s.stopped("late", reason::BACKING_OFF).await?;
     s.lab().dns().reset(&host).await?;
@@ -511,8 +509,4 @@ fn assert_attempts(certificate: &Certificate, failed: i32, pause: SignedDuration
     let (last, next) =
         (last.map_or(Timestamp::MAX, |time| time.0), next.map_or(Timestamp::MIN, |time| time.0));
     assert!(next.duration_since(last) >= pause, "{last} {next}");
-}
-
-fn address(text: &str) -> IpAddr {
-    text.parse().expect("an address of this file")
 }

@@ -43,7 +43,10 @@ fn lint_finds_nothing() -> Result<(), Error> {
 #[test]
 fn plain_manifests_are_what_the_chart_renders() -> Result<(), Error> {
     let all = render("waxwing", "waxwing-system", &["--set", "crds.keep=false", "--skip-tests"])?;
-    current(&paths::workspace().join("deploy/waxwing.yaml"), &format!("{NAMESPACE}{}", plain(&printed(&all))));
+    current(
+        &paths::workspace().join("deploy/waxwing.yaml"),
+        &format!("{NAMESPACE}{}", plain(&printed(&all))),
+    );
     let rights = ["--show-only", "templates/rbac/roles.yaml"];
     let rights = plain(&printed(&render("waxwing", "waxwing-system", &rights)?));
     current(&paths::workspace().join("deploy/rbac.yaml"), &format!("{RIGHTS}{rights}"));
@@ -87,7 +90,9 @@ fn waxwing_knows_every_flag_that_it_is_given() -> Result<(), Error> {
     let waxwing = OperatorOptions::default().program;
     assert!(waxwing.exists(), "cargo build -p waxwing");
     for set in sets() {
-        for object in objects(&printed(&render("waxwing", "waxwing-system", &["--values", &values_of(&set)])?)) {
+        for object in
+            objects(&printed(&render("waxwing", "waxwing-system", &["--values", &values_of(&set)])?))
+        {
             if object["kind"] != "Deployment" {
                 continue;
             }

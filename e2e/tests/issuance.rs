@@ -1,6 +1,6 @@
 //! The main path: from an Issuer and a Certificate to HTTPS, on real parts.
 
-use std::{net::IpAddr, time::Duration};
+use std::time::Duration;
 
 use e2e::{
     Error,
@@ -347,7 +347,7 @@ async fn a_changed_spec_is_issued_anew() -> Result<(), Error> {
 async fn a_spec_that_changes_mid_issuance_starts_afresh() -> Result<(), Error> {
     let s = scenario("midway").await?;
     let (stuck, good) = (s.name("stuck"), s.routed("good"));
-    nowhere(&s, &stuck).await?;
+    s.resolve(&stuck, &[SILENT_ADDRESS]).await?;
     let certificate = s.certify("shop", json!({"dnsNames": [stuck]})).await?;
     s.ordered(&certificate).await?;
     s.certify("shop", json!({"dnsNames": [good]})).await?;
@@ -361,7 +361,7 @@ async fn a_spec_that_changes_mid_issuance_starts_afresh() -> Result<(), Error> {
 async fn a_certificate_deleted_mid_issuance_leaves_nothing() -> Result<(), Error> {
     let s = scenario("deleted").await?;
     let stuck = s.name("stuck");
-    nowhere(&s, &stuck).await?;
+    s.resolve(&stuck, &[SILENT_ADDRESS]).await?;
     let certificate = s.certify("shop", json!({"dnsNames": [stuck]})).await?;
     s.ordered(&certificate).await?;
     s.delete::<Certificate>("shop").await?;
@@ -374,7 +374,7 @@ async fn a_certificate_deleted_mid_issuance_leaves_nothing() -> Result<(), Error
 async fn a_certificate_made_again_mid_issuance_is_issued() -> Result<(), Error> {
     let s = scenario("again").await?;
     let host = s.name("shop");
-    nowhere(&s, &host).await?;
+    s.resolve(&host, &[SILENT_ADDRESS]).await?;
     let first = s.certify("shop", json!({"dnsNames": [host]})).await?;
     s.ordered(&first).await?;
     s.lab().dns().reset(&host).await?;
@@ -448,10 +448,4 @@ fn assert_two_thirds(status: &CertificateStatus) {
 
 fn seconds(time: Option<&k8s_openapi::apimachinery::pkg::apis::meta::v1::Time>) -> i64 {
     time.map(|time| time.0.as_second()).unwrap_or_default()
-}
-
-/// Lets a name resolve to where nobody listens: its issuance stays at the self-check for seconds.
-async fn nowhere(s: &Scenario<'_>, host: &str) -> Result<(), Error> {
-    let silent: IpAddr = SILENT_ADDRESS.parse().map_err(Error::invalid(|| "an address"))?;
-    s.lab().dns().set(host, &[silent]).await
 }

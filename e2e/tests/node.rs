@@ -145,6 +145,13 @@ async fn a_node_runs_pods_and_leaves_nothing() {
     pods_are_read_and_entered(&lab);
     pods_resolve_names(&lab).await;
     waxwings_image_runs(&lab).await;
+    let during = traces();
+    for expected in ["process containerd", "mount overlay", "device pods0", "rule -A KUBE", "control group"] {
+        assert!(
+            during.iter().any(|trace| trace.contains(expected)),
+            "a running node leaves {expected}: {during:#?}"
+        );
+    }
     drop(lab);
     let left: Vec<String> = traces().difference(&before).cloned().collect();
     assert!(left.is_empty(), "{left:#?}");

@@ -8,6 +8,7 @@ mod web;
 
 use std::{
     collections::BTreeMap,
+    net::IpAddr,
     sync::{
         Mutex, PoisonError,
         atomic::{AtomicU32, Ordering},
@@ -206,6 +207,14 @@ impl<'stage> Scenario<'stage> {
     {
         let what = || format!("creating {} {}", K::kind(&()), object.name_any());
         self.api::<K>().create(&PostParams::default(), object).await.map_err(Error::kube(what))
+    }
+
+    /// Lets a name resolve to these addresses; without any, it exists and resolves to nothing.
+    pub async fn resolve(&self, name: &str, addresses: &[&str]) -> Result<(), Error> {
+        let parse =
+            |address: &&str| address.parse().map_err(Error::invalid(|| format!("the address {address}")));
+        let addresses: Vec<IpAddr> = addresses.iter().map(parse).collect::<Result<_, _>>()?;
+        self.lab.dns().set(name, &addresses).await
     }
 
     /// Annotates a Secret; `None` removes the annotation.

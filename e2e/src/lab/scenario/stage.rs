@@ -1,5 +1,7 @@
 //! A lab in which Waxwing runs.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::ByteString;
 use serde_json::{Value, json};
 use waxwing_api::reason;
@@ -24,29 +26,33 @@ pub struct Stage {
 impl Stage {
     /// Starts the parts and Waxwing, and waits until the issuers are ready.
     pub async fn start(name: &str, parts: Parts) -> Result<Self, Error> {
-        let stage = Self::start_with(name, parts, json!({})).await?;
-        let scenario = stage.scenario("ready").await?;
-        for ca in stage.cas().into_keys() {
-            scenario.cluster_issuer_is(&ca, reason::ACCOUNT_REGISTERED).await?;
-        }
-        Ok(stage)
+        Self::start_with(name, parts, &[]).await
     }
 
-    /// The same without waiting; `acme` is merged over what the issuers have.
-    pub async fn start_with(name: &str, parts: Parts, acme: Value) -> Result<Self, Error> {
+    /// The same, with more variables in Waxwing's environment.
+    pub async fn start_with(name: &str, parts: Parts, environment: &[(&str, &str)]) -> Result<Self, Error> {
+        let bound = parts.pebble.as_ref().is_some_and(|pebble| !pebble.external_accounts.is_empty());
         let lab = Lab::start(name, parts).await?;
-        let operator = lab.operator(options())?;
+        let operator = lab.operator(options(environment))?;
         let stage = Self { operator, lab };
         stage.lab.apply(OWN_NAMESPACE, &existing_route().to_string()).await?;
-        for (ca, server) in stage.cas() {
-            let defaults = self::acme(&server, &format!("{ca}-account"), stage.lab.authority().pem());
+        let scenario = stage.scenario("ready").await?;
+        let mut cas = stage.cas();
+        if bound {
+            // A test has to tell who is known to this CA.
+            cas.remove("pebble");
+        }
+        for (ca, server) in &cas {
             let issuer = json!({
                 "apiVersion": "waxwing.dev/v1",
                 "kind": "ClusterIssuer",
                 "metadata": {"name": ca},
-                "spec": {"acme": super::merged(defaults, acme.clone())},
+                "spec": {"acme": acme(server, &format!("{ca}-account"), stage.lab.authority().pem())},
             });
             stage.lab.apply(OWN_NAMESPACE, &issuer.to_string()).await?;
+        }
+        for ca in cas.keys() {
+            scenario.cluster_issuer_is(ca, reason::ACCOUNT_REGISTERED).await?;
         }
         Ok(stage)
     }
@@ -66,7 +72,8 @@ impl Stage {
         Scenario::new(&self.lab, &self.operator, self.lab.namespace(name).await?)
     }
 
-    fn cas(&self) -> std::collections::BTreeMap<String, String> {
+    /// The lab's CAs: name and directory.
+    fn cas(&self) -> BTreeMap<String, String> {
         let pebble = self.lab.pebble().ok().map(|pebble| ("pebble".to_owned(), pebble.directory()));
         let step_ca = self.lab.step_ca().ok().map(|step_ca| ("step-ca".to_owned(), step_ca.directory()));
         pebble.into_iter().chain(step_ca).collect()
@@ -89,14 +96,15 @@ pub(super) fn acme(server: &str, account: &str, root_pem: &str) -> Value {
 
 /// Production's defaults, but that nobody waits for them: routes are swept soon, and a name that will never
 /// answer is given up soon.
-fn options() -> OperatorOptions {
+fn options(more: &[(&str, &str)]) -> OperatorOptions {
     let environment = [
         ("WAXWING_ROUTE_QUIET_PERIOD", "2s"),
         ("WAXWING_SELF_CHECK_TIMEOUT", "8s"),
         ("WAXWING_LOG_FORMAT", "json"),
     ];
+    let all = environment.iter().chain(more);
     OperatorOptions {
-        environment: environment.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec(),
+        environment: all.map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
         ..OperatorOptions::default()
     }
 }
