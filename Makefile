@@ -44,7 +44,8 @@ test-unit: ## The tests that need no lab
 	@$(STEP) 'unit, property, CRD, architecture and engine tests' $(TEST_WAXWING)
 
 # Waxwing itself is built as test-unit builds it: another selection of packages would compile it once more.
-test-lab: prerequisites ## The tests in the lab
+# Root can have a node, whose tests run Waxwing's image.
+test-lab: prerequisites $(if $(filter 0,$(shell id -u)),image) ## The tests in the lab
 	@$(STEP) 'building Waxwing' $(TEST_WAXWING) --no-run
 	@$(STEP) 'building the lab and its tests' $(TEST_LAB) --no-run
 	@$(STEP) 'fetching and building what the lab runs' $(LAB) fetch --for test
