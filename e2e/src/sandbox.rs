@@ -28,6 +28,10 @@ pub const SILENT_ADDRESS: &str = "10.99.0.2";
 const ENDS: u32 = 200;
 const END_POLL: Duration = Duration::from_millis(10);
 
+/// More addresses of the node: one for each replica of Waxwing, so that all have the same ports, as pods do.
+pub const REPLICA_ADDRESSES: [&str; 6] =
+    ["10.99.0.11", "10.99.0.12", "10.99.0.13", "10.99.0.14", "10.99.0.15", "10.99.0.16"];
+
 /// Set inside of a sandbox.
 const MARK: &str = "WAXWING_LAB_SANDBOX";
 
@@ -155,6 +159,9 @@ fn set_up_network() -> Result<(), Error> {
     ip("link add node0 type bridge").or_else(|_| ip("link add node0 type dummy"))?;
     ip(&format!("addr add {NODE_ADDRESS}/24 dev node0"))?;
     ip(&format!("addr add {SILENT_ADDRESS}/24 dev node0"))?;
+    for address in REPLICA_ADDRESSES {
+        ip(&format!("addr add {address}/24 dev node0"))?;
+    }
     ip("link set node0 up")?;
     ip("route add default dev node0")
 }

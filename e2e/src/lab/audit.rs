@@ -7,6 +7,7 @@ use std::{
     path::PathBuf,
 };
 
+use jiff::Timestamp;
 use serde::Deserialize;
 
 use super::User;
@@ -38,6 +39,12 @@ pub struct Write {
     pub name: String,
     /// The HTTP status of the answer.
     pub code: u16,
+    /// The User-Agent: which process it was.
+    pub agent: String,
+    /// When the request arrived.
+    pub received: Timestamp,
+    /// When it was answered.
+    pub answered: Timestamp,
 }
 
 impl Audit {
@@ -84,6 +91,12 @@ impl Audit {
 struct Event {
     verb: String,
     user: EventUser,
+    #[serde(default)]
+    user_agent: String,
+    #[serde(default)]
+    request_received_timestamp: Timestamp,
+    #[serde(default)]
+    stage_timestamp: Timestamp,
     object_ref: Option<EventObject>,
     response_status: Option<EventStatus>,
 }
@@ -127,6 +140,9 @@ impl Event {
             namespace: object.namespace,
             name: object.name,
             code: self.response_status.map_or(0, |status| status.code),
+            agent: self.user_agent,
+            received: self.request_received_timestamp,
+            answered: self.stage_timestamp,
         })
     }
 }

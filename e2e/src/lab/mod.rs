@@ -3,6 +3,7 @@
 mod audit;
 mod cluster;
 mod dns;
+mod fleet;
 mod manifests;
 mod node;
 mod operator;
@@ -22,6 +23,7 @@ use std::{
 pub use audit::{Audit, Mark, Write};
 pub use cluster::{API_URL, ClusterOptions};
 pub use dns::Dns;
+pub use fleet::{Fleet, Lease};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{Api, Client, api::PostParams};
 pub use node::{NAME as NODE_NAME, Node, TOOLS, sweep};

@@ -52,6 +52,13 @@ impl Default for OperatorOptions {
 
 impl Operator {
     pub(super) fn start(options: OperatorOptions, kubeconfig: &Path, places: &Places) -> Result<Self, Error> {
+        let operator = Self::new(options, kubeconfig, places)?;
+        operator.process.start()?;
+        Ok(operator)
+    }
+
+    /// One that doesn't run yet.
+    pub(super) fn new(options: OperatorOptions, kubeconfig: &Path, places: &Places) -> Result<Self, Error> {
         if !options.program.exists() {
             return Err(Error::Missing {
                 program: options.program.display().to_string(),
@@ -65,7 +72,6 @@ impl Operator {
         for (name, value) in options.environment {
             process = process.env(&name, value);
         }
-        process.start()?;
         Ok(Self { process })
     }
 

@@ -1,0 +1,221 @@
+//! Several replicas of which any may die: all certificates are issued, each by one finalized order, and nothing
+//! that a replica writes after it has lost its lease takes effect.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::time::{Duration, Instant};
+
+use e2e::{
+    Error,
+    lab::{
+        Fleet, Lab, Parts, TraefikOptions,
+        scenario::{PATIENCE, Scenario},
+    },
+    probe,
+};
+use futures::future::try_join_all;
+use serde_json::json;
+use tokio::sync::{Mutex, MutexGuard, OnceCell};
+
+/// Times that let a test see a lease end. All in one proportion, as the defaults are.
+const QUICK: &[(&str, &str)] = &[
+    ("WAXWING_LEASE_DURATION", "3s"),
+    ("WAXWING_LEASE_RENEW_DEADLINE", "2s"),
+    ("WAXWING_LEASE_RETRY_PERIOD", "500ms"),
+];
+
+/// Issuances at once.
+const MANY: usize = 60;
+
+/// The tests share a lab, one after the other: there is one Lease.
+async fn lab() -> Result<(&'static Lab, MutexGuard<'static, ()>), Error> {
+    static LAB: OnceCell<Lab> = OnceCell::const_new();
+    static TURN: Mutex<()> = Mutex::const_new(());
+    let turn = TURN.lock().await;
+    let traefik = TraefikOptions { throttle: Some(Duration::from_millis(100)), ..TraefikOptions::default() };
+    let parts = Parts { step_ca: true, traefik: Some(traefik), ..Parts::default() };
+    Ok((LAB.get_or_try_init(|| Lab::start("replicas", parts)).await?, turn))
+}
+
+/// Applies many Certificates, and waits until a third of them has an order open.
+async fn many_under_way(s: &Scenario<'_>) -> Result<(), Error> {
+    try_join_all((0..MANY).map(|number| async move {
+        let name = format!("c{number}");
+        s.certify(&name, json!({"dnsNames": [s.name(&name)]})).await
+    }))
+    .await?;
+    probe::until("orders", PATIENCE, || async {
+        let open = s.open_orders().await?.len();
+        if open >= MANY / 3 {
+            return Ok(());
+        }
+        Err(Error::Invalid { what: "issuances".to_owned(), why: format!("{open} are under way") })
+    })
+    .await
+}
+
+/// Waits for all, and checks that each has cost one finalized order and no failure, and that nobody wrote who had lost
+/// the lease.
+async fn all_are_well(fleet: &Fleet<'_>, s: &Scenario<'_>) -> Result<(), Error> {
+    for number in 0..MANY {
+        let certificate = s.ready(&format!("c{number}")).await?;
+        let failures = certificate.status.and_then(|status| status.failed_issuance_attempts);
+        assert_eq!(failures, None, "c{number} counts failures");
+    }
+    s.nothing_left().await?;
+    let finalized = fleet.finalized()?;
+    for number in 0..MANY {
+        let orders = finalized.get(&s.name(&format!("c{number}"))).map_or(0, |orders| orders.len());
+        assert_eq!(orders, 1, "c{number} has cost one finalized order");
+    }
+    assert_eq!(fleet.writes_of_deposed()?, Vec::<String>::new());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_leader_that_is_killed_is_replaced() -> Result<(), Error> {
+    let (lab, _turn) = lab().await?;
+    let fleet = Fleet::new(lab, "killed", &[QUICK; 3]).await?;
+    fleet.start(&[0, 1, 2]).await?;
+    let s = fleet.scenario("killed").await?;
+    let before = fleet.leader(None).await?;
+
+    many_under_way(&s).await?;
+    fleet.kill(before).await?;
+    let after = fleet.leader(None).await?;
+    assert_ne!(before, after);
+    all_are_well(&fleet, &s).await
+}
+
+#[tokio::test]
+async fn a_leader_that_was_stopped_writes_no_more() -> Result<(), Error> {
+    let (lab, _turn) = lab().await?;
+    let fleet = Fleet::new(lab, "stopped", &[QUICK; 3]).await?;
+    fleet.start(&[0, 1, 2]).await?;
+    let s = fleet.scenario("stopped").await?;
+    let before = fleet.leader(None).await?;
+
+    many_under_way(&s).await?;
+    fleet.process(before).freeze()?;
+    fleet.leave(before).await?;
+    let after = fleet.leader(None).await?;
+    assert_ne!(before, after);
+    fleet.process(before).thaw()?;
+    fleet.join(before).await?;
+    all_are_well(&fleet, &s).await?;
+    assert!(!fleet.leads(before).await?, "it has seen that it leads no more");
+    assert_eq!(fleet.leader(None).await?, after, "it stands by, and lets the other lead");
+    fleet.ready(before).await
+}
+
+#[tokio::test]
+async fn an_api_server_that_is_away_ends_all_leading_and_loses_nothing() -> Result<(), Error> {
+    let (lab, _turn) = lab().await?;
+    let fleet = Fleet::new(lab, "away", &[QUICK; 3]).await?;
+    fleet.start(&[0, 1, 2]).await?;
+    let s = fleet.scenario("away").await?;
+    let before = fleet.leader(None).await?;
+
+    many_under_way(&s).await?;
+    lab.api_server().kill();
+    // Longer than any lease: this is the fault itself.
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert!(!fleet.leads(before).await?, "who can't renew gives up");
+    lab.api_server().start()?;
+    lab.api_server_ready().await?;
+    fleet.leader(None).await?;
+    all_are_well(&fleet, &s).await
+}
+
+#[tokio::test]
+async fn a_rolling_restart_is_noticed_by_nobody() -> Result<(), Error> {
+    let (lab, _turn) = lab().await?;
+    let fleet = Fleet::new(lab, "rolling", &[QUICK; 6]).await?;
+    fleet.start(&[0]).await?;
+    fleet.leader(Some(0)).await?;
+    fleet.start(&[1, 2]).await?;
+    let s = fleet.scenario("rolling").await?;
+
+    many_under_way(&s).await?;
+    // As a Deployment does it: when the new one is ready, the old one ends, and doesn't hold up the next.
+    for (old, new) in [(0, 3), (1, 4), (2, 5)] {
+        fleet.start(&[new]).await?;
+        let led = fleet.leads(old).await?;
+        let begun = Instant::now();
+        fleet.terminate(old).await?;
+        let leader = fleet.leader(None).await?;
+        if led {
+            eprintln!("after SIGTERM, waxwing-{leader} leads in {:?}", begun.elapsed());
+        }
+    }
+    for old in [0, 1, 2] {
+        fleet.ended(old).await?;
+    }
+    all_are_well(&fleet, &s).await
+}
+
+#[tokio::test]
+async fn clocks_ten_minutes_off_change_nothing() -> Result<(), Error> {
+    let (lab, _turn) = lab().await?;
+    let Some(library) = faketime() else {
+        assert!(std::env::var_os("CI").is_none(), "scripts/prerequisites installs libfaketime");
+        eprintln!("skipped: this machine lacks libfaketime");
+        return Ok(());
+    };
+    let skewed = |offset: &'static str| {
+        let faked = [("LD_PRELOAD", library), ("FAKETIME", offset), ("FAKETIME_DONT_FAKE_MONOTONIC", "1")];
+        QUICK.iter().copied().chain(faked).collect::<Vec<_>>()
+    };
+    let (ahead, behind) = (skewed("+10m"), skewed("-10m"));
+    let fleet = Fleet::new(lab, "skewed", &[QUICK, &ahead, &behind]).await?;
+    fleet.start(&[0]).await?;
+    fleet.leader(Some(0)).await?;
+    let before = fleet.lease().await?;
+    fleet.start(&[1, 2]).await?;
+    let s = fleet.scenario("skewed").await?;
+    many_under_way(&s).await?;
+    all_are_well(&fleet, &s).await?;
+    assert_eq!(fleet.lease().await?, before, "a clock that is ahead takes no live lease");
+
+    // One whose clock is wrong takes over in its turn, issues, and keeps its lease from the others.
+    fleet.kill(0).await?;
+    let second = fleet.leader(None).await?;
+    let before = fleet.lease().await?;
+    s.certify("second", json!({"dnsNames": [s.name("second")]})).await?;
+    s.ready("second").await?;
+    assert_eq!(fleet.lease().await?, before);
+    fleet.terminate(second).await?;
+    let third = fleet.leader(Some(3 - second)).await?;
+    s.certify("third", json!({"dnsNames": [s.name("third")]})).await?;
+    s.ready("third").await?;
+    assert_eq!(fleet.lease().await?.holder, Some(third));
+    assert_eq!(fleet.writes_of_deposed()?, Vec::<String>::new());
+    Ok(())
+}
+
+#[tokio::test]
+async fn take_overs_with_the_default_times() -> Result<(), Error> {
+    let (lab, _turn) = lab().await?;
+    let fleet = Fleet::new(lab, "defaults", &[&[][..]; 3]).await?;
+    fleet.start(&[0, 1, 2]).await?;
+    let first = fleet.leader(None).await?;
+    let begun = Instant::now();
+    fleet.kill(first).await?;
+    let second = fleet.leader(None).await?;
+    eprintln!("after SIGKILL, another replica leads in {:.1?}", begun.elapsed());
+    let begun = Instant::now();
+    fleet.terminate(second).await?;
+    let third = fleet.leader(None).await?;
+    eprintln!("after SIGTERM, another replica leads in {:.3?}", begun.elapsed());
+    assert_ne!(second, third);
+    Ok(())
+}
+
+/// Where the library is that lies about the time.
+fn faketime() -> Option<&'static str> {
+    const PLACES: [&str; 2] = [
+        "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1",
+        "/usr/lib/aarch64-linux-gnu/faketime/libfaketimeMT.so.1",
+    ];
+    PLACES.into_iter().find(|place| std::path::Path::new(place).exists())
+}
