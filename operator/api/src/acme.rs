@@ -63,6 +63,11 @@ pub struct Acme {
     #[schemars(length(min = 1, max = 64))]
     pub profile: Option<String>,
 
+    /// Who says when a certificate is to be renewed. ARI: the CA, where it offers renewal information (RFC 9773);
+    /// else the Certificate's renewBefore, or two thirds of the lifetime. None: the CA isn't asked. Default: ARI.
+    #[serde(default)]
+    pub renewal_information_source: RenewalInformationSource,
+
     /// The certificates that the server's TLS certificate is verified against: PEM text, in base64, as
     /// `base64 -w0 ca.pem` prints it. For a private CA. Only one of caBundle and skipTLSVerify can be set.
     /// Default: the root certificates of Waxwing's image.
@@ -86,6 +91,17 @@ pub struct Acme {
     #[schemars(length(max = 32))]
     #[x_kube(merge_strategy = ListMerge::Atomic)]
     pub solvers: Vec<AcmeSolver>,
+}
+
+/// Who says when a certificate is to be renewed.
+#[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum RenewalInformationSource {
+    /// The CA, where it offers renewal information.
+    #[default]
+    #[serde(rename = "ARI")]
+    Ari,
+    /// The Certificate's own fields alone.
+    None,
 }
 
 /// The Secret that holds the account key.

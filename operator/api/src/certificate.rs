@@ -387,6 +387,32 @@ pub struct CertificateAcmeStatus {
     /// URL of the ACME order, for support requests to the CA.
     #[serde(default, rename = "orderURL", skip_serializing_if = "Option::is_none")]
     pub order_url: Option<String>,
+
+    /// What the CA suggests for the renewal of the stored certificate (ARI, RFC 9773).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ari: Option<RenewalInformation>,
+}
+
+/// What the CA suggests for a renewal (ARI, RFC 9773).
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RenewalInformation {
+    /// When the CA wants the certificate to be renewed. renewalTime is an instant in it.
+    pub suggested_window: SuggestedWindow,
+
+    /// A page of the CA's that says why.
+    #[serde(default, rename = "explanationURL", skip_serializing_if = "Option::is_none")]
+    pub explanation_url: Option<String>,
+}
+
+/// A time with a begin and an end.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SuggestedWindow {
+    /// Its begin.
+    pub start: Time,
+
+    /// Its end.
+    pub end: Time,
 }
 
 #[allow(clippy::unnecessary_wraps, reason = "a default for serde has the type of its field")]

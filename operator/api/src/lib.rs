@@ -39,11 +39,12 @@ mod schema;
 
 pub use acme::{
     Acme, AcmeLimits, AcmeSolver, ExistingRoute, ExternalAccountBinding, Http01, Http01Ingress, PathType,
-    PrivateKeySecretRef, Responder, SecretKeyRef, SolverSelector,
+    PrivateKeySecretRef, RenewalInformationSource, Responder, SecretKeyRef, SolverSelector,
 };
 pub use certificate::{
     Certificate, CertificateAcmeStatus, CertificateSpec, CertificateStatus, IssuerKind, IssuerRef, KeyUsage,
-    PrivateKey, PrivateKeyAlgorithm, PrivateKeyEncoding, RotationPolicy, SecretTemplate,
+    PrivateKey, PrivateKeyAlgorithm, PrivateKeyEncoding, RenewalInformation, RotationPolicy, SecretTemplate,
+    SuggestedWindow,
 };
 pub use crds::{Manifest, crds, manifests};
 pub use duration::{GoDuration, ParseDurationError};

@@ -10,6 +10,9 @@ pub const ISSUING: &str = "Issuing";
 /// Ready of a Certificate, `True`; Issuing, `False`: the Secret holds a pair for this spec.
 pub const ISSUED: &str = "Issued";
 
+/// Event of a Certificate: the CA suggests when to renew it, and names a page that says why.
+pub const RENEWAL_SUGGESTED: &str = "RenewalSuggested";
+
 /// Ready, `False`: the Secret doesn't exist, or holds no certificate.
 pub const DOES_NOT_EXIST: &str = "DoesNotExist";
 /// Ready, `False`: the certificate in the Secret has expired.

@@ -209,10 +209,7 @@ mod tests {
 
     fn ingress(namespace: &str, host: &str) -> Ingress {
         Ingress {
-            metadata: ObjectMeta {
-                namespace: Some(namespace.into()),
-                ..ObjectMeta::default()
-            },
+            metadata: ObjectMeta { namespace: Some(namespace.into()), ..ObjectMeta::default() },
             spec: Some(IngressSpec {
                 rules: Some(vec![IngressRule { host: Some(host.into()), ..IngressRule::default() }]),
                 ..IngressSpec::default()

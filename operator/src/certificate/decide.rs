@@ -5,7 +5,7 @@ use std::fmt;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use waxwing_acme::{Leaf, RenewalWishes, renewal_time};
+use waxwing_acme::{Leaf, RenewalWishes, SuggestedWindow, renewal_time};
 
 use super::target_secret::{IssuedBy, Ours, Stored};
 use super::wanted::Wanted;
@@ -73,18 +73,19 @@ pub struct Failures {
     pub same_spec: bool,
 }
 
-/// Decides. `seed` spreads renewals: stable for one Certificate.
+/// Decides. `suggested` is what the CA says of the stored leaf; `seed` spreads renewals: stable for one Certificate.
 pub fn decide(
     wanted: &Wanted,
     stored: &Stored,
     open: Option<OpenOrder>,
     failures: Failures,
+    suggested: Option<SuggestedWindow>,
     seed: u64,
     now: Timestamp,
 ) -> Decision {
     let reason = match serving(wanted, stored, now) {
         Err(fault) => Reason::Fault(fault),
-        Ok(leaf) => match renewal(wanted, leaf, seed) {
+        Ok(leaf) => match renewal(wanted, leaf, suggested, seed) {
             renew_at if renew_at > now => return Decision::Keep { renew_at },
             _ => Reason::Renewing,
         },
@@ -125,11 +126,11 @@ pub fn serving<'a>(wanted: &Wanted, stored: &'a Stored, now: Timestamp) -> Resul
 }
 
 /// When a leaf is to be renewed.
-pub fn renewal(wanted: &Wanted, leaf: &Leaf, seed: u64) -> Timestamp {
+pub fn renewal(wanted: &Wanted, leaf: &Leaf, suggested: Option<SuggestedWindow>, seed: u64) -> Timestamp {
     let wishes = RenewalWishes {
         renew_before: wanted.renew_before,
         percentage: wanted.renew_before_percentage,
-        suggested: None,
+        suggested,
         seed,
     };
     renewal_time(leaf.not_before, leaf.not_after, &wishes)
@@ -248,7 +249,7 @@ mod tests {
     }
 
     fn plainly(stored: &Stored) -> Decision {
-        decide(&wanted(&["a.example"]), stored, None, Failures::default(), 0, NOW)
+        decide(&wanted(&["a.example"]), stored, None, Failures::default(), None, 0, NOW)
     }
 
     #[test]
@@ -294,9 +295,19 @@ mod tests {
     }
 
     #[test]
+    fn a_window_in_the_past_renews_now() {
+        // What RFC 9773 §4.2 says of a certificate that was revoked.
+        let stored = stored(leaf_of(&["a.example"], 24, 89 * 24));
+        let suggested = Some(SuggestedWindow { start: NOW - hours(2), end: NOW - hours(1) });
+        let wanted = wanted(&["a.example"]);
+        let decision = decide(&wanted, &stored, None, Failures::default(), suggested, 0, NOW);
+        assert_eq!(decision, Decision::Issue(Reason::Renewing));
+    }
+
+    #[test]
     fn back_off_waits_unless_the_spec_has_changed() {
         let failures = Failures { count: 3, next_attempt: Some(NOW + hours(2)), same_spec: true };
-        let at = |failures| decide(&wanted(&["a.example"]), &Stored::Absent, None, failures, 0, NOW);
+        let at = |failures| decide(&wanted(&["a.example"]), &Stored::Absent, None, failures, None, 0, NOW);
         assert_eq!(
             at(failures),
             Decision::Wait { until: NOW + hours(2), reason: Reason::Fault(Fault::DoesNotExist) }
@@ -314,7 +325,7 @@ mod tests {
     #[test]
     fn a_next_attempt_in_two_years_was_not_written_by_waxwing() {
         let failures = Failures { count: 3, next_attempt: Some(NOW + hours(2 * 365 * 24)), same_spec: true };
-        let decision = decide(&wanted(&["a.example"]), &Stored::Absent, None, failures, 0, NOW);
+        let decision = decide(&wanted(&["a.example"]), &Stored::Absent, None, failures, None, 0, NOW);
         assert_eq!(decision, Decision::Issue(Reason::Fault(Fault::DoesNotExist)));
     }
 
@@ -323,7 +334,7 @@ mod tests {
         let failures = Failures { count: 3, next_attempt: Some(NOW + hours(2)), same_spec: true };
         let with = |opened_after_failures| {
             let open = Some(OpenOrder { opened_after_failures });
-            decide(&wanted(&["a.example"]), &Stored::Absent, open, failures, 0, NOW)
+            decide(&wanted(&["a.example"]), &Stored::Absent, open, failures, None, 0, NOW)
         };
         assert_eq!(with(3), Decision::Resume(Reason::Fault(Fault::DoesNotExist)));
         assert!(matches!(with(2), Decision::Wait { .. }));
@@ -334,7 +345,7 @@ mod tests {
         fn a_kept_pair_is_one_that_serves(begun in 1i64..5000, left in -100i64..5000, seed: u64) {
             let stored = stored(leaf_of(&["a.example"], begun, left));
             let wanted = wanted(&["a.example"]);
-            let decision = decide(&wanted, &stored, None, Failures::default(), seed, NOW);
+            let decision = decide(&wanted, &stored, None, Failures::default(), None, seed, NOW);
             match decision {
                 Decision::Keep { renew_at } => {
                     prop_assert!(renew_at > NOW);

@@ -41,7 +41,7 @@ impl Line<'_> {
         // What the annotations say from now on, if they didn't before.
         let held = Held { issued_by: Some(&wanted.issued_by), ..self.held(wanted, stored, now) };
         let version = self.reporter.report(&held, &Outcome::Kept, now).await?;
-        Ok(Rest { wake: renew_at, version })
+        Ok(Rest { wake: self.ask_at.map_or(renew_at, |ask_at| renew_at.min(ask_at)), version })
     }
 
     /// The next attempt isn't due: the Ready condition may still have changed.
@@ -88,7 +88,7 @@ impl Line<'_> {
         now: Timestamp,
     ) -> Result<Rest, Interrupted> {
         let fault = Fault::DoesNotExist;
-        let held = Held { leaf: None, issued_by: None, renew_at: None, fault: Some(fault) };
+        let held = Held { leaf: None, issued_by: None, renew_at: None, advice: None, fault: Some(fault) };
         let refusal = Refusal { reason: reason::INVALID_SPEC, message: error.to_string() };
         let version = self.reporter.report(&held, &Outcome::Refused(refusal), now).await?;
         Ok(Rest { wake: later(now, BACKSTOP), version })
@@ -197,7 +197,8 @@ impl Line<'_> {
                 Stored::Ours(ours) => ours.issued_by.as_ref(),
                 Stored::Absent | Stored::Unusable { .. } => None,
             },
-            renew_at: leaf.map(|leaf| decide::renewal(wanted, leaf, self.seed)),
+            renew_at: leaf.map(|leaf| decide::renewal(wanted, leaf, self.suggested(), self.seed)),
+            advice: self.advice.clone(),
             fault: decide::serving(wanted, stored, now).err(),
         }
     }

@@ -9,10 +9,11 @@ use kube::{Api, Client, ResourceExt};
 use thiserror::Error;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::watch;
-use waxwing_acme::{Journal, ObtainError, Progress, Request, Step, obtain};
+use waxwing_acme::{Journal, ObtainError, Progress, Request, Step, SuggestedWindow, obtain};
 use waxwing_api::{Certificate, labels, reason};
 
 use super::admit::{self, Claims, Facts, Refusal};
+use super::advice::{Advice, Advisor};
 use super::decide::{self, Decision};
 use super::host_gate::HostGate;
 use super::key_encoding;
@@ -49,6 +50,8 @@ pub struct Context {
     pub metrics: Arc<Metrics>,
     /// One account at a time for each host.
     pub hosts: HostGate,
+    /// What CAs suggest for renewals.
+    pub advisor: Advisor,
 }
 
 /// When to look at the Certificate again if nothing happens until then, and what has been seen of it.
@@ -76,7 +79,7 @@ pub enum Interrupted {
 /// Does what a Certificate needs now.
 pub async fn issue(context: &Context, certificate: Arc<Certificate>) -> Result<Rest, Interrupted> {
     let now = Timestamp::now();
-    let line = Line::new(context, certificate);
+    let mut line = Line::new(context, certificate);
 
     // decide
     let wanted = match Wanted::of(&line.certificate) {
@@ -95,8 +98,9 @@ pub async fn issue(context: &Context, certificate: Arc<Certificate>) -> Result<R
         failures.count,
         &context.replica,
     );
+    line.learn_advice(&wanted, &stored, now).await;
     let open = if line.has_order() { journal.open().await? } else { None };
-    match decide::decide(&wanted, &stored, open, failures, line.seed, now) {
+    match decide::decide(&wanted, &stored, open, failures, line.suggested(), line.seed, now) {
         Decision::Keep { renew_at } => return line.keep(&wanted, &stored, &journal, renew_at, now).await,
         Decision::Wait { until, .. } => return line.wait(&wanted, &stored, until, now).await,
         Decision::Issue(reason) | Decision::Resume(reason) => tracing::info!(%reason, "a certificate is due"),
@@ -137,11 +141,12 @@ pub async fn issue(context: &Context, certificate: Arc<Certificate>) -> Result<R
     tracing::info!(secret = wanted.secret_name, order = issued.order_url, "stored");
 
     // report
-    let renew_at = decide::renewal(&wanted, &issued.leaf, line.seed);
+    let renew_at = decide::renewal(&wanted, &issued.leaf, None, line.seed);
     let held = Held {
         leaf: Some(&issued.leaf),
         issued_by: Some(&wanted.issued_by),
         renew_at: Some(renew_at),
+        advice: None,
         fault: None,
     };
     let outcome = Outcome::Issued { order_url: issued.order_url };
@@ -152,7 +157,8 @@ pub async fn issue(context: &Context, certificate: Arc<Certificate>) -> Result<R
         // The next look at this Certificate finds it kept and the order left over.
         tracing::warn!(%error, "the order Secret is left for later");
     }
-    Ok(Rest { wake: renew_at, version: reported? })
+    // The CA hasn't been asked yet when to renew it: the next look sees to that.
+    Ok(Rest { wake: now, version: reported? })
 }
 
 /// How long a step lasts before it is worth a write.
@@ -168,6 +174,10 @@ pub(super) struct Line<'a> {
     pub(super) reporter: Reporter,
     /// Stable for this Certificate: spreads renewals and back-off.
     pub(super) seed: u64,
+    /// What the CA suggests for the renewal of what is stored.
+    pub(super) advice: Option<Advice>,
+    /// When the CA is asked for that again.
+    pub(super) ask_at: Option<Timestamp>,
 }
 
 impl<'a> Line<'a> {
@@ -183,10 +193,35 @@ impl<'a> Line<'a> {
             ),
             name: certificate.name_any(),
             seed: seed(certificate.metadata.uid.as_deref().unwrap_or_default()),
+            advice: None,
+            ask_at: None,
             namespace,
             certificate,
             context,
         }
+    }
+
+    /// Learns what the CA suggests for the stored leaf, if this issuer's CA issued it and is to be asked.
+    async fn learn_advice(&mut self, wanted: &Wanted, stored: &Stored, now: Timestamp) {
+        let Stored::Ours(ours) = stored else { return };
+        let (Some(leaf), Lookup::Ready(issuer)) =
+            (decide::leaf(stored), self.context.issuers.lookup(&wanted.issuer))
+        else {
+            return;
+        };
+        if ours.issued_by.as_ref() != Some(&wanted.issued_by) || !issuer.ari {
+            return;
+        }
+        let advisor = &self.context.advisor;
+        let consulted = advisor.consult(&self.certificate, leaf, &issuer.account, self.seed, now).await;
+        if let Some((advice, ask_at)) = consulted {
+            self.advice = advice;
+            self.ask_at = Some(ask_at);
+        }
+    }
+
+    pub(super) fn suggested(&self) -> Option<SuggestedWindow> {
+        self.advice.as_ref().map(|advice| advice.window)
     }
 
     /// Whether the cache knows of an open order. Right before newOrder the API server is asked.
@@ -256,7 +291,7 @@ impl<'a> Line<'a> {
             profile: wanted.profile.clone().or_else(|| issuer.profile.clone()),
             key: wanted.key,
             reuse_key,
-            replaces: None,
+            replaces: replaces(wanted, stored, issuer),
             preferred_chain: issuer.preferred_chain.clone(),
         };
         let solvers = solvers_for(&self.context.solvers, &issuer.solvers, self.certificate.labels());
@@ -314,6 +349,14 @@ impl Progress for Steps {
         }
         self.steps.send_replace(step.to_string());
     }
+}
+
+/// How ARI identifies the certificate that is renewed, so that the CA exempts the order from limits
+/// (RFC 9773 §5). Only a certificate of the same issuer: another account's would be refused.
+fn replaces(wanted: &Wanted, stored: &Stored, issuer: &ReadyIssuer) -> Option<String> {
+    let Stored::Ours(ours) = stored else { return None };
+    let same_issuer = issuer.ari && ours.issued_by.as_ref() == Some(&wanted.issued_by);
+    decide::leaf(stored).filter(|_| same_issuer).and_then(|leaf| leaf.ari_id.clone())
 }
 
 fn reusable_key(ours: &Ours, wanted: &Wanted) -> Option<waxwing_acme::Secret> {

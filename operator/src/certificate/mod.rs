@@ -4,6 +4,7 @@
 //! steps, in the order in which it takes them.
 
 pub mod admit;
+pub mod advice;
 pub mod controller;
 pub mod decide;
 mod ending;

@@ -8,9 +8,12 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use serde_json::{Map, Value};
 use waxwing_acme::Leaf;
-use waxwing_api::{Certificate, CertificateAcmeStatus, CertificateStatus, IssuerKind, IssuerRef, reason};
+use waxwing_api::{
+    Certificate, CertificateStatus, IssuerKind, IssuerRef, RenewalInformation, SuggestedWindow, reason,
+};
 
 use super::admit::Refusal;
+use super::advice::Advice;
 use super::decide::{Failures, Fault};
 use super::target_secret::IssuedBy;
 
@@ -23,6 +26,8 @@ pub struct Held<'a> {
     pub issued_by: Option<&'a IssuedBy>,
     /// When it is to be renewed.
     pub renew_at: Option<Timestamp>,
+    /// What the CA suggests for that.
+    pub advice: Option<Advice>,
     /// Why it doesn't serve, if it doesn't.
     pub fault: Option<Fault>,
 }
@@ -98,7 +103,7 @@ pub fn report(certificate: &Certificate, held: &Held<'_>, outcome: &Outcome, now
     if !attempted_this_spec(certificate) {
         forget_failures(&mut status);
     }
-    let mut event = describe_held(&mut status, &before, held);
+    let mut event = describe_held(&mut status, &before, held).or_else(|| suggestion(&before, held));
     set(&mut status.conditions, ready(held), generation, now);
 
     let issuing = match outcome {
@@ -113,7 +118,7 @@ pub fn report(certificate: &Certificate, held: &Held<'_>, outcome: &Outcome, now
         Outcome::Working(step) => Some((true, reason::IN_PROGRESS, sentence(step))),
         Outcome::Issued { order_url } => {
             forget_failures(&mut status);
-            status.acme = Some(CertificateAcmeStatus { order_url: Some(order_url.clone()) });
+            status.acme.get_or_insert_default().order_url = Some(order_url.clone());
             Some((false, reason::ISSUED, "The certificate was issued and stored.".into()))
         }
         Outcome::Refused(refusal) => {
@@ -133,7 +138,7 @@ pub fn report(certificate: &Certificate, held: &Held<'_>, outcome: &Outcome, now
             status.last_failure_time = Some(Time(seconds(now)));
             status.next_attempt_time = Some(Time(seconds(failure.next_attempt)));
             if let Some(order_url) = &failure.order_url {
-                status.acme = Some(CertificateAcmeStatus { order_url: Some(order_url.clone()) });
+                status.acme.get_or_insert_default().order_url = Some(order_url.clone());
             }
             event = Some(Notice { warning: true, reason, note: message.clone() });
             Some((false, reason, message))
@@ -185,6 +190,16 @@ fn describe_held(
         },
         group: Some(waxwing_api::GROUP.into()),
     });
+    let ari = held.leaf.and(held.advice.as_ref()).map(|advice| RenewalInformation {
+        suggested_window: SuggestedWindow {
+            start: Time(seconds(advice.window.start)),
+            end: Time(seconds(advice.window.end)),
+        },
+        explanation_url: advice.explanation_url.clone(),
+    });
+    if ari.is_some() || status.acme.is_some() {
+        status.acme.get_or_insert_default().ari = ari;
+    }
     let leaf = held.leaf?;
     if held.fault.is_some() || before.serial_number.as_ref() == Some(&leaf.serial) {
         return None;
@@ -195,6 +210,17 @@ fn describe_held(
         warning: false,
         reason: reason::ISSUED,
         note: format!("Stored a certificate for {}{by}.", leaf.dns_names.join(", ")),
+    })
+}
+
+/// A page of the CA's that says why it wants a certificate renewed is worth reading, once.
+fn suggestion(before: &CertificateStatus, held: &Held<'_>) -> Option<Notice> {
+    let url = held.advice.as_ref()?.explanation_url.as_ref()?;
+    let told = before.acme.as_ref().and_then(|acme| acme.ari.as_ref()?.explanation_url.as_ref());
+    (told != Some(url)).then(|| Notice {
+        warning: false,
+        reason: reason::RENEWAL_SUGGESTED,
+        note: format!("The CA suggests when to renew, and says why: {url}"),
     })
 }
 
@@ -316,11 +342,11 @@ mod tests {
     }
 
     fn holding(leaf: &Leaf) -> Held<'_> {
-        Held { leaf: Some(leaf), issued_by: None, renew_at: Some(NOW), fault: None }
+        Held { leaf: Some(leaf), issued_by: None, renew_at: Some(NOW), advice: None, fault: None }
     }
 
     const EMPTY: Held<'static> =
-        Held { leaf: None, issued_by: None, renew_at: None, fault: Some(Fault::DoesNotExist) };
+        Held { leaf: None, issued_by: None, renew_at: None, advice: None, fault: Some(Fault::DoesNotExist) };
 
     fn failed(next: i64) -> Outcome {
         Outcome::Failed(Failure {

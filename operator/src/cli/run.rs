@@ -17,7 +17,7 @@ use waxwing_acme::{SelfCheck, SelfCheckConfig};
 use waxwing_api::{GoDuration, ParseDurationError};
 
 use crate::{
-    certificate::{self, host_gate::HostGate},
+    certificate::{self, advice::Advisor, host_gate::HostGate},
     issuer,
     runtime::{
         admin::{self, Readiness, ServeError},
@@ -366,6 +366,7 @@ impl Leading {
                 events,
                 metrics: Arc::clone(metrics),
                 hosts: HostGate::default(),
+                advisor: Advisor::default(),
             },
             stop.clone(),
         );

@@ -8,7 +8,10 @@ use waxwing_acme::{
     Account, AccountKey, Actor, Class, Directory, Error, ExternalAccount, Http, HttpConfig, Observer,
     ObtainError, ObtainErrorKind, Retry, TrustRoots, diagnose,
 };
-use waxwing_api::{Acme, ExternalAccountBinding, IssuerAcmeStatus, PrivateKeySecretRef, labels, reason};
+use waxwing_api::{
+    Acme, ExternalAccountBinding, IssuerAcmeStatus, PrivateKeySecretRef, RenewalInformationSource, labels,
+    reason,
+};
 
 use crate::runtime::client::{CallError, bounded};
 
@@ -32,7 +35,13 @@ impl Problem {
 
 /// What an issuer's account depends on. While it stays the same, so does the account.
 pub(super) fn identity(acme: &Acme) -> Acme {
-    Acme { preferred_chain: None, profile: None, solvers: Vec::new(), ..acme.clone() }
+    Acme {
+        preferred_chain: None,
+        profile: None,
+        renewal_information_source: RenewalInformationSource::default(),
+        solvers: Vec::new(),
+        ..acme.clone()
+    }
 }
 
 /// The account of an issuer whose Secrets are in `namespace`.

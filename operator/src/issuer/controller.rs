@@ -14,7 +14,7 @@ use serde_json::json;
 use tokio::{sync::broadcast, time::timeout};
 use tokio_util::sync::CancellationToken;
 use waxwing_acme::{Actor, Class, Observer, Retry, backoff};
-use waxwing_api::{AcmeIssuer, ClusterIssuer, Issuer, IssuerKind, reason};
+use waxwing_api::{AcmeIssuer, ClusterIssuer, Issuer, IssuerKind, RenewalInformationSource, reason};
 
 use super::{
     IssuerKey, ReadyIssuer, Registry,
@@ -208,6 +208,7 @@ async fn attempt<K: Kind>(
             allow: issuer.allow().to_vec(),
             profile: acme.profile.clone(),
             preferred_chain: acme.preferred_chain.clone(),
+            ari: acme.renewal_information_source == RenewalInformationSource::Ari,
         }))
     };
     // Other solvers or rules, the same account: nothing to ask the CA.

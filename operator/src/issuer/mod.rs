@@ -58,6 +58,8 @@ pub struct ReadyIssuer {
     pub profile: Option<String>,
     /// The common name of the topmost issuer of the chain to take.
     pub preferred_chain: Option<String>,
+    /// Whether the CA is asked when to renew (ARI, RFC 9773).
+    pub ari: bool,
 }
 
 /// What is known of an issuer now.
