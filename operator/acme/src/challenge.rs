@@ -144,6 +144,7 @@ impl NoSolver {
 #[error("{message}")]
 pub struct SolverError {
     message: String,
+    fix: Option<String>,
     #[source]
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
@@ -151,7 +152,7 @@ pub struct SolverError {
 impl SolverError {
     /// An error that says what was being done, to what.
     pub fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), source: None }
+        Self { message: message.into(), fix: None, source: None }
     }
 
     /// The same, with its cause.
@@ -159,7 +160,18 @@ impl SolverError {
         message: impl Into<String>,
         source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
     ) -> Self {
-        Self { message: message.into(), source: Some(source.into()) }
+        Self { message: message.into(), fix: None, source: Some(source.into()) }
+    }
+
+    /// The same, with a sentence that says what to do next.
+    #[must_use]
+    pub fn advising(self, fix: impl Into<String>) -> Self {
+        Self { fix: Some(fix.into()), ..self }
+    }
+
+    /// What to do next, where the solver knows.
+    pub fn fix(&self) -> Option<&str> {
+        self.fix.as_deref()
     }
 }
 

@@ -37,9 +37,11 @@ pub fn diagnose(error: &ObtainError, evidence: &[Evidence]) -> Diagnosis {
             Some(seen) => of_validation(&seen.host, problem.as_ref(), evidence),
             None => say(sentence(&error.kind), "Nothing: it is tried again with a new order."),
         },
-        ObtainErrorKind::Solver { .. } => say(
+        ObtainErrorKind::Solver { source, .. } => say(
             sentence(&error.kind),
-            "Check that Waxwing may make the route, and that the ingress class exists.",
+            source
+                .fix()
+                .unwrap_or("Check that Waxwing may make the route, and that the ingress class exists."),
         ),
         ObtainErrorKind::Journal(_) => {
             say(sentence(&error.kind), "Check that the storage can be written. Nothing was lost.")
