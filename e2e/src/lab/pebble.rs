@@ -13,7 +13,9 @@ use std::{
 use serde_json::json;
 
 use super::{Dns, Places};
-use crate::{Error, http::Http, parts::Part, paths, pki::Authority, probe, process::Process};
+use crate::{
+    Error, http::Http, parts::Part, paths, pki::Authority, probe, process::Process, sandbox::NODE_ADDRESS,
+};
 
 const URL: &str = "https://localhost:14000";
 const MANAGEMENT: &str = "https://localhost:15000";
@@ -87,6 +89,9 @@ impl Pebble {
     /// The URL of its directory. Its certificate is signed by the lab's root.
     pub const DIRECTORY: &str = "https://localhost:14000/dir";
 
+    /// The URL of its directory for pods.
+    pub const POD_DIRECTORY: &str = "https://10.99.0.1:14000/dir";
+
     /// Where the root of the certificates that it issues is served, inside of the sandbox.
     pub const ISSUANCE_ROOT: &str = "https://localhost:15000/roots/0";
 
@@ -97,7 +102,7 @@ impl Pebble {
     ) -> Result<Self, Error> {
         let certificate = places.files.join("pebble.pem");
         let key = places.files.join("pebble.key");
-        let serving = authority.server(&["localhost", "127.0.0.1"])?;
+        let serving = authority.server(&["localhost", "127.0.0.1", NODE_ADDRESS])?;
         paths::write(&certificate, serving.certificate_pem)?;
         paths::write(&key, serving.key_pem)?;
         let profiles: BTreeMap<String, _> = options
@@ -109,7 +114,8 @@ impl Pebble {
             .collect();
         let config = places.files.join("pebble.json");
         let settings = json!({"pebble": {
-            "listenAddress": "127.0.0.1:14000",
+            // Pods ask it by the node's address.
+            "listenAddress": "0.0.0.0:14000",
             "managementListenAddress": "127.0.0.1:15000",
             "certificate": certificate,
             "privateKey": key,

@@ -5,7 +5,9 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::{Dns, Places};
-use crate::{Error, http::Http, parts::Part, paths, pki::Authority, probe, process::Process};
+use crate::{
+    Error, http::Http, parts::Part, paths, pki::Authority, probe, process::Process, sandbox::NODE_ADDRESS,
+};
 
 const URL: &str = "https://localhost:9000";
 
@@ -25,8 +27,9 @@ impl StepCa {
             "root": file("lab-root.pem"),
             "crt": file("step-ca.pem"),
             "key": file("step-ca.key"),
-            "address": "127.0.0.1:9000",
-            "dnsNames": ["localhost", "127.0.0.1"],
+            // Pods ask it by the node's address.
+            "address": "0.0.0.0:9000",
+            "dnsNames": ["localhost", "127.0.0.1", NODE_ADDRESS],
             "db": {"type": "badgerv2", "dataSource": places.data.join("step-ca")},
             "logger": {"format": "json"},
             "authority": {"provisioners": [{
@@ -52,6 +55,11 @@ impl StepCa {
     /// The URL of its directory. Its certificate, and those that it issues, end at the lab's root.
     pub fn directory(&self) -> String {
         format!("{URL}/acme/acme/directory")
+    }
+
+    /// The URL of its directory for pods.
+    pub fn pod_directory(&self) -> String {
+        format!("https://{NODE_ADDRESS}:9000/acme/acme/directory")
     }
 
     /// Its process.
