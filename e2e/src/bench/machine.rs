@@ -15,6 +15,8 @@ pub struct Machine {
     pub model: String,
     /// Memory in MiB.
     pub memory_mib: u64,
+    /// How many processes wanted a processor in the minute before: more than a few, and figures are too high.
+    pub load: String,
     /// The kernel.
     pub kernel: String,
     /// The commit that was measured; with `+` when files differ from it.
@@ -37,6 +39,7 @@ impl Machine {
             processors: std::thread::available_parallelism().map_or(0, usize::from),
             model: field(&text("/proc/cpuinfo"), "model name").unwrap_or_else(unknown),
             memory_mib: kib / 1024,
+            load: text("/proc/loadavg").split(' ').next().map_or_else(unknown, str::to_owned),
             kernel: format!("Linux {}", text("/proc/sys/kernel/osrelease").trim()),
             commit: commit().unwrap_or_else(unknown),
             date: jiff::Timestamp::now().strftime("%Y-%m-%d").to_string(),
@@ -46,8 +49,11 @@ impl Machine {
 
 impl fmt::Display for Machine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { processors, model, memory_mib, kernel, commit, date } = self;
-        write!(f, "{processors} x {model}, {memory_mib} MiB, {kernel}; commit {commit}, {date}")
+        let Self { processors, model, memory_mib, load, kernel, commit, date } = self;
+        write!(
+            f,
+            "{processors} x {model}, {memory_mib} MiB, {kernel}; load before {load}; commit {commit}, {date}"
+        )
     }
 }
 

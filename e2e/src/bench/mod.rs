@@ -46,6 +46,7 @@ impl Options {
 
 /// Measures. To be called inside of a sandbox.
 pub async fn run(options: &Options) -> Result<Report, Error> {
+    let machine = Machine::read();
     let lanes = options.lanes();
     let (slow, quick): (Vec<Lane>, Vec<Lane>) =
         lanes.iter().copied().partition(|lane| lane.ca() == Ca::SlowPebble);
@@ -57,7 +58,7 @@ pub async fn run(options: &Options) -> Result<Report, Error> {
             rows.extend(measure(name, retry_after, &lanes, options, &mut progress).await?);
         }
     }
-    Ok(Report { machine: Machine::read(), settings: settings(), lanes: rows })
+    Ok(Report { machine, settings: settings(), lanes: rows })
 }
 
 /// Where the logs of a run are.

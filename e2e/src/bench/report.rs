@@ -47,7 +47,7 @@ pub struct Row {
 pub struct OperatorUse {
     /// Writes to the API server by verb and resource, all of them: also Events, dry-runs and refused ones.
     pub writes: BTreeMap<String, usize>,
-    /// All writes for each certificate.
+    /// All writes for each certificate, but for the leader's lease, which is renewed with time.
     pub writes_each: f64,
     /// The Events among them.
     pub events_each: f64,
