@@ -14,8 +14,8 @@ use serde_json::Value;
 
 /// What a plain manifest starts with: Helm makes a namespace by a flag instead.
 const NAMESPACE: &str = "\
-# Rendered from charts/waxwing by `make manifests`: everything that Waxwing needs, with the chart's defaults.
-#   kubectl apply --server-side -f deploy/waxwing.yaml
+# Rendered from charts/waxwing by `make manifests`, with the chart's defaults.
+#   kubectl apply --server-side -f crds/ -f deploy/waxwing.yaml
 apiVersion: v1
 kind: Namespace
 metadata:
@@ -42,7 +42,7 @@ fn lint_finds_nothing() -> Result<(), Error> {
 
 #[test]
 fn plain_manifests_are_what_the_chart_renders() -> Result<(), Error> {
-    let all = render("waxwing", "waxwing-system", &["--set", "crds.keep=false", "--skip-tests"])?;
+    let all = render("waxwing", "waxwing-system", &["--set", "crds.install=false", "--skip-tests"])?;
     current(
         &paths::workspace().join("deploy/waxwing.yaml"),
         &format!("{NAMESPACE}{}", plain(&printed(&all))),
@@ -60,6 +60,15 @@ fn sets_of_values_render_as_before() -> Result<(), Error> {
         let arguments = ["--values", &values, "--api-versions", "waxwing.dev/v1/ClusterIssuer"];
         let rendered = printed(&render("waxwing", "waxwing-system", &arguments)?);
         current(&Path::new(&values).with_file_name("render.yaml"), &rendered);
+    }
+    Ok(())
+}
+
+#[test]
+fn a_namespaced_release_has_nothing_cluster_wide() -> Result<(), Error> {
+    let rendered = printed(&render("waxwing", "waxwing-system", &["--values", &values_of("namespaced")])?);
+    for object in objects(&rendered) {
+        assert!(object["metadata"]["namespace"].is_string(), "{object}");
     }
     Ok(())
 }
@@ -120,6 +129,9 @@ fn mistakes_are_refused() -> Result<(), Error> {
         let output = render("waxwing", "waxwing-system", &["--set", mistake])?;
         assert!(!output.status.success() && said(&output).contains(word), "{mistake}: {}", said(&output));
     }
+    let issuer = "watch.namespaces={shop},clusterIssuer.create=true";
+    let output = render("waxwing", "waxwing-system", &["--set", issuer])?;
+    assert!(said(&output).contains("an Issuer in each namespace"), "{}", said(&output));
     let monitor = "metrics.service.create=false,metrics.serviceMonitor.create=true";
     let output = render("waxwing", "waxwing-system", &["--set", monitor])?;
     assert!(said(&output).contains("metrics.podMonitor.create instead"), "{}", said(&output));
@@ -156,7 +168,7 @@ fn current(file: &Path, wanted: &str) {
 fn plain(rendered: &str) -> String {
     let helms = ["# Source: ", "helm.sh/chart: ", "app.kubernetes.io/managed-by: Helm"];
     let kept = rendered.lines().filter(|line| !helms.iter().any(|word| line.trim_start().starts_with(word)));
-    kept.map(|line| format!("{line}\n")).collect()
+    kept.collect::<Vec<_>>().join("\n")
 }
 
 /// Collects the descriptions, and fails where a value has no place in the schema or the other way round.
