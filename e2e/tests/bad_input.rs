@@ -22,7 +22,7 @@ use kube::{
 };
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
-use waxwing_api::{Certificate, Issuer, reason};
+use waxwing_api::{Certificate, Issuer, labels, reason};
 
 /// What a refusal may cost: the status and an Event, once more where the first look came too early.
 const REFUSED: Limits = Limits { writes: 4, requests: 0 };
@@ -94,7 +94,7 @@ async fn an_account_key_that_is_none() -> Result<(), Error> {
 #[tokio::test]
 async fn a_directory_that_is_unreachable() -> Result<(), Error> {
     let s = scenario("unreachable").await?;
-    let server = format!("https://{SILENT_ADDRESS}:14000/dir");
+    let server = format!("https://{SILENT_ADDRESS}:444/dir");
     let message = unreachable(&s, &server, json!({})).await?;
     has(&message, &[&server, "refused"]);
 
@@ -247,6 +247,37 @@ async fn a_name_that_the_issuer_does_not_allow() -> Result<(), Error> {
     spec["allow"] = json!([{"dnsNames": [host]}]);
     s.apply::<Issuer>("ca", json!({"spec": spec})).await?;
     s.ready("shop").await.map(|_| ())
+}
+
+#[tokio::test]
+async fn an_ingress_that_contradicts_itself() -> Result<(), Error> {
+    let s = scenario("ingress").await?;
+    let host = s.name("shop");
+    let tls = json!([{"hosts": [host], "secretName": "shop-tls"}]);
+    let annotations = json!({labels::INGRESS_ISSUER: "one", labels::INGRESS_CLUSTER_ISSUER: "other"});
+    let rules = json!([{"host": host}]);
+    s.apply::<Ingress>(
+        "shop",
+        json!({"metadata": {"annotations": annotations}, "spec": {"tls": tls, "rules": rules}}),
+    )
+    .await?;
+    s.told("Ingress", "shop", "Warning", "BadConfig", "").await?;
+
+    // A Certificate of that name which the Ingress didn't make is left alone.
+    s.certify("mine-tls", json!({"dnsNames": [s.routed("mine")], "secretName": "mine-tls"})).await?;
+    let before = s.ready("mine-tls").await?;
+    let tls = json!([{"hosts": [host], "secretName": "mine-tls"}]);
+    let annotations = json!({labels::INGRESS_CLUSTER_ISSUER: "step-ca"});
+    s.apply::<Ingress>(
+        "mine",
+        json!({"metadata": {"annotations": annotations}, "spec": {"tls": tls, "rules": rules}}),
+    )
+    .await?;
+    s.told("Ingress", "mine", "Warning", "BadConfig", "").await?;
+    s.calm("mine-tls", ATTEMPT).await?;
+    assert_eq!(s.get::<Certificate>("mine-tls").await?.spec, before.spec);
+    assert_eq!(s.certificates().await?, ["mine-tls", "witness-1"]);
+    Ok(())
 }
 
 #[tokio::test]

@@ -1,5 +1,5 @@
 //! Parts that are set up to be difficult: an edge that redirects all HTTP to HTTPS, and a CA that refuses
-//! half of all nonces and every account that it doesn't know already.
+//! half of all nonces and every account that it doesn't know already, and offers several chains.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use e2e::{
     Error,
     lab::{
         Parts, PebbleOptions, TraefikOptions,
-        scenario::{Limits, Scenario, Stage},
+        scenario::{Limits, Roots, Scenario, Stage},
     },
 };
 use kube::api::DeleteParams;
@@ -23,6 +23,7 @@ async fn scenario(name: &str) -> Result<Scenario<'static>, Error> {
     static STAGE: OnceCell<Stage> = OnceCell::const_new();
     let pebble = PebbleOptions {
         bad_nonces: 50,
+        alternate_roots: 2,
         external_accounts: BTreeMap::from([(KEY_ID.to_owned(), MAC_KEY.to_owned())]),
         ..PebbleOptions::default()
     };
@@ -76,6 +77,38 @@ async fn a_ca_that_refuses_half_of_all_nonces() -> Result<(), Error> {
 }
 
 #[tokio::test]
+async fn a_ca_that_offers_several_chains() -> Result<(), Error> {
+    let s = scenario("chains").await?;
+    s.secret("external", "Opaque", &[("mac", MAC_KEY)]).await?;
+    s.issuer("ca", bound_to(KEY_ID)).await?;
+    let spec = json!({"dnsNames": [s.name("shop")], "issuerRef": {"name": "ca"}});
+    s.certify("first", spec.clone()).await?;
+    s.ready("first").await?;
+    let first = s.pair("first-tls").await?;
+
+    // The CA's own order of chains is not the issuer's.
+    let mut names = Vec::new();
+    for number in 0..=2 {
+        let root = Roots::new(&s.lab().pebble()?.root(number).await?)?;
+        let issuer = format!("ca-{number}");
+        let root_name = root_name(&s.lab().pebble()?.root(number).await?)?;
+        s.issuer(&issuer, merged(bound_to(KEY_ID), "preferredChain", json!(root_name))).await?;
+        let mut spec = spec.clone();
+        spec["issuerRef"]["name"] = json!(issuer);
+        s.certify(&issuer, spec).await?;
+        s.ready(&issuer).await?;
+        let pair = s.pair(&format!("{issuer}-tls")).await?;
+        pair.serves(&root, &[s.name("shop")])?;
+        assert_eq!(pair.root_name()?, root_name);
+        names.push(root_name);
+    }
+    names.dedup();
+    assert_eq!(names.len(), 3);
+    assert_eq!(first.root_name()?, names[0], "without a preference: the CA's first");
+    s.nothing_left().await
+}
+
+#[tokio::test]
 async fn a_ca_that_wants_to_know_the_account_already() -> Result<(), Error> {
     let s = scenario("external").await?;
     s.issuer("ca", json!({})).await?;
@@ -102,6 +135,15 @@ async fn a_ca_that_wants_to_know_the_account_already() -> Result<(), Error> {
     let uri = s.get::<Issuer>("ca").await?.status.unwrap_or_default().acme.unwrap_or_default().uri;
     assert!(uri.is_some_and(|uri| uri.starts_with("https://")));
     Ok(())
+}
+
+/// The common name of a root, from its PEM.
+fn root_name(pem: &str) -> Result<String, Error> {
+    let bad = || "a root";
+    let (_, pem) = x509_parser::pem::parse_x509_pem(pem.as_bytes()).map_err(Error::invalid(bad))?;
+    let root = pem.parse_x509().map_err(Error::invalid(bad))?;
+    let name = root.subject().iter_common_name().next().and_then(|name| name.as_str().ok());
+    Ok(name.unwrap_or_default().to_owned())
 }
 
 fn merged(mut acme: Value, key: &str, value: Value) -> Value {

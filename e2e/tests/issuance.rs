@@ -439,6 +439,62 @@ async fn an_annotated_ingress_has_its_certificates() -> Result<(), Error> {
     s.nothing_left().await
 }
 
+#[tokio::test]
+async fn an_issuer_may_give_away_a_neighbours_name() -> Result<(), Error> {
+    let (neighbour, s) = (scenario("landlord").await?, scenario("lodger").await?);
+    let host = neighbour.name("shop");
+    let app = Web::http(Answer::text("the neighbour's")).await?;
+    neighbour.route("shop", "traefik", &host, "/", &app, None).await?;
+    let step_ca = s.cluster_issuers().get("step-ca").await.map_err(Error::kube(|| "reading step-ca"))?;
+    let namespaces = json!({"matchLabels": {"kubernetes.io/metadata.name": s.namespace()}});
+    let issuer = json!({
+        "apiVersion": "waxwing.dev/v1",
+        "kind": "ClusterIssuer",
+        "metadata": {"name": s.namespace()},
+        "spec": {"acme": step_ca.spec.acme, "allow": [{"namespaceSelector": namespaces, "dnsNames": [host]}]},
+    });
+    s.lab().apply(s.namespace(), &issuer.to_string()).await?;
+    let by = json!({"name": s.namespace(), "kind": "ClusterIssuer"});
+    s.certify("shop", json!({"dnsNames": [host], "issuerRef": by})).await?;
+    s.ready("shop").await?;
+    s.pair("shop-tls").await?.serves(&s.roots().await?, &[&host])?;
+
+    // To these namespaces alone.
+    let third = scenario("third").await?;
+    third.certify("shop", json!({"dnsNames": [host], "issuerRef": by})).await?;
+    third.stopped("shop", reason::NOT_ALLOWED).await.map(|_| ())
+}
+
+#[tokio::test]
+async fn private_keys_are_in_secrets_alone() -> Result<(), Error> {
+    let s = scenario("secrecy").await?;
+    s.issuer("own", json!({})).await?;
+    s.certify("shop", json!({"dnsNames": [s.routed("shop")], "issuerRef": {"name": "own"}})).await?;
+    s.ready("shop").await?;
+    let account: Secret = s.get("own-account").await?;
+    let account = account.data.unwrap_or_default().remove("tls.key").unwrap_or_default();
+    let keys = s.pair("shop-tls").await?.key_pem + &String::from_utf8_lossy(&account.0);
+    let lines: Vec<&str> = keys.lines().filter(|line| !line.starts_with("-----")).collect();
+    assert!(lines.len() >= 4, "two keys of two lines or more");
+
+    let metrics = s.lab().http().await?.get("http://127.0.0.1:9402/metrics").await?.ok("the metrics")?;
+    let certificate =
+        serde_json::to_string(&s.get::<Certificate>("shop").await?).map_err(Error::invalid(|| "it"))?;
+    let events = format!("{:?}", s.events("Certificate", "shop").await?);
+    for (place, text) in [
+        ("log", s.operator().process().log()),
+        ("metrics", metrics),
+        ("status", certificate),
+        ("Events", events),
+    ] {
+        assert!(
+            !text.contains("PRIVATE KEY") && !lines.iter().any(|line| text.contains(line)),
+            "a key is in the {place}"
+        );
+    }
+    Ok(())
+}
+
 /// Renewal is due when two thirds of the lifetime are over, give or take the spread.
 fn assert_two_thirds(status: &CertificateStatus) {
     let (from, to) = (seconds(status.not_before.as_ref()), seconds(status.not_after.as_ref()));

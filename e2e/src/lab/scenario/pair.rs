@@ -38,7 +38,8 @@ pub struct Roots {
 }
 
 impl Roots {
-    pub(super) fn new(pem: &str) -> Result<Self, Error> {
+    /// Those of a PEM text.
+    pub fn new(pem: &str) -> Result<Self, Error> {
         let mut roots = RootCertStore::empty();
         for certificate in certificates(pem)? {
             roots.add(certificate).map_err(Error::invalid(|| "reading root certificates"))?;
@@ -116,6 +117,16 @@ impl Pair {
             names.sort();
             names
         })
+    }
+
+    /// The common name of whoever issued the topmost certificate of the chain: the root's.
+    pub fn root_name(&self) -> Result<String, Error> {
+        let bad = |why: String| Error::Invalid { what: "the stored chain".to_owned(), why };
+        let top = self.chain.last().ok_or_else(|| bad("it is empty".to_owned()))?;
+        let (_, top) = X509Certificate::from_der(top).map_err(|error| bad(error.to_string()))?;
+        let name =
+            top.issuer().iter_common_name().next().and_then(|name| name.as_str().ok()).map(str::to_owned);
+        name.ok_or_else(|| bad("its topmost certificate has no issuer".to_owned()))
     }
 
     /// The bits of the leaf's public key.
