@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use futures::future::{Either, join_all, select};
 use futures::stream::{self, StreamExt, TryStreamExt};
+use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::json;
 use tokio::sync::watch;
@@ -38,6 +39,9 @@ pub(crate) struct Outcome {
 const AT_ONCE: usize = 100;
 /// A solver's call to its API may take this long.
 pub(crate) const SOLVER_PATIENCE: Duration = Duration::from_mins(1);
+
+/// So often a CA that looks in vain and leaves the challenge pending is told to look.
+const LOOKS: u32 = 5;
 
 /// A self-check bounds itself; one that doesn't ends here, and the CA is asked.
 const SELF_CHECK_PATIENCE: Duration = Duration::from_mins(2);
@@ -82,6 +86,13 @@ enum Status {
 impl Authorization {
     fn identifier(&self, url: &str) -> Result<Identifier, Error> {
         self.identifier.value.parse().map_err(|error| unusable(url, format!("{error}")))
+    }
+
+    /// Whether the CA has tried this challenge, failed, and left it pending.
+    fn waits_after_failure(&self, challenge_url: &str) -> bool {
+        self.challenges.iter().any(|challenge| {
+            challenge.url == challenge_url && challenge.status == Status::Pending && challenge.error.is_some()
+        })
     }
 
     /// Why the CA made it invalid: the error of the challenge that failed.
@@ -259,16 +270,10 @@ impl Pending {
     async fn wait(&self, account: &Account, progress: &dyn Progress) -> Result<(), ObtainErrorKind> {
         let mut poll = Poll::new(account.timing());
         let mut retry_after = None;
+        let mut looks = 1;
         if !self.told {
             progress.step(&Step::Validating);
-            match account.signed().post(&self.challenge_url, Payload::Json(&json!({}))).await {
-                Ok(answer) => retry_after = LastAnswer::of(&answer).retry_after,
-                // It may have been told already, by a request whose answer was lost: the authorization says so.
-                Err(error) if is_told_already(&error) => {}
-                Err(source) => {
-                    return Err(ObtainErrorKind::Ca { doing: "telling the CA to validate", source });
-                }
-            }
+            retry_after = self.tell(account).await?;
         }
         loop {
             let identifier = &self.challenge.identifier;
@@ -281,8 +286,28 @@ impl Pending {
             match authorization.status {
                 Status::Valid => return Ok(()),
                 Status::Failed => return Err(authorization.failure(&self.url).map_err(fetching)?),
+                // It has looked in vain, and waits to be told again (RFC 8555 §8.2), as step-ca does.
+                Status::Pending if authorization.waits_after_failure(&self.challenge_url) => {
+                    if looks == LOOKS {
+                        return Err(authorization.failure(&self.url).map_err(fetching)?);
+                    }
+                    // By default 1 s, 2 s, 4 s, 8 s: an edge that has just lost a backend recovers in seconds.
+                    tokio::time::sleep(account.timing().longest_poll * (1 << (looks - 1)) / 3).await;
+                    looks += 1;
+                    retry_after = self.tell(account).await?;
+                }
                 Status::Pending | Status::Processing => retry_after = LastAnswer::of(&answer).retry_after,
             }
+        }
+    }
+
+    /// Tells the CA that the challenge can be validated; its Retry-After.
+    async fn tell(&self, account: &Account) -> Result<Option<Timestamp>, ObtainErrorKind> {
+        match account.signed().post(&self.challenge_url, Payload::Json(&json!({}))).await {
+            Ok(answer) => Ok(LastAnswer::of(&answer).retry_after),
+            // It may have been told already, by a request whose answer was lost: the authorization says so.
+            Err(error) if is_told_already(&error) => Ok(None),
+            Err(source) => Err(ObtainErrorKind::Ca { doing: "telling the CA to validate", source }),
         }
     }
 

@@ -401,6 +401,10 @@ impl Shared {
         if let (Some((_, kind)), "invalid") = (fails, authorization.status) {
             error = json!({"type": format!("urn:ietf:params:acme:error:{kind}"), "detail": "looked, and saw nothing"});
         }
+        if authorization.looked_in_vain && authorization.status == "pending" {
+            error =
+                json!({"type": "urn:ietf:params:acme:error:connection", "detail": "looked, and saw nothing"});
+        }
         let (status, challenge) = match authorization.status {
             "processing" => ("pending", "processing"),
             other => (other, other),
@@ -440,14 +444,20 @@ impl Shared {
     }
 
     fn challenge(&self, id: usize) -> Answer {
+        let mut script = self.script.lock().unwrap();
         let mut state = self.state();
         let authorization = &mut state.authorizations[id];
         if authorization.status != "pending" {
-            drop(state);
+            drop((script, state));
             return self.problem(400, "malformed", "the authorization is not pending");
         }
-        authorization.status = "processing";
-        drop(state);
+        if script.looks_in_vain > 0 {
+            script.looks_in_vain -= 1;
+            authorization.looked_in_vain = true;
+        } else {
+            authorization.status = "processing";
+        }
+        drop((script, state));
         self.json(
             200,
             &json!({"type": "http-01", "url": "x", "status": "processing", "token": format!("token-{id}")}),

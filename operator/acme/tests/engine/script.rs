@@ -32,6 +32,8 @@ pub struct Script {
     pub retry_after: Option<u64>,
     /// The problem with which this host's validation fails.
     pub invalid: Option<(&'static str, &'static str)>,
+    /// So many times it looks in vain and leaves the challenge pending, with an error (RFC 8555 §8.2).
+    pub looks_in_vain: usize,
     /// Refuses `replaces` with this type.
     pub refuse_replaces: Option<&'static str>,
     /// Leaves `replaces` out of its answers.

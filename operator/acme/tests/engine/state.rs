@@ -19,6 +19,7 @@ pub struct Authorization {
     pub name: String,
     pub status: &'static str,
     pub polls: usize,
+    pub looked_in_vain: bool,
 }
 
 #[derive(Default)]
@@ -52,7 +53,12 @@ impl State {
 
     pub fn authorize(&mut self, name: &str, valid: bool) -> usize {
         let status = if valid { "valid" } else { "pending" };
-        self.authorizations.push(Authorization { name: name.to_owned(), status, polls: 0 });
+        self.authorizations.push(Authorization {
+            name: name.to_owned(),
+            status,
+            polls: 0,
+            looked_in_vain: false,
+        });
         self.authorizations.len() - 1
     }
 }

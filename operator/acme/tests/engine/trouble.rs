@@ -128,6 +128,19 @@ async fn a_short_retry_after_is_waited_for() {
 }
 
 #[tokio::test]
+async fn a_ca_that_looked_in_vain_and_waits_is_told_again_and_not_for_ever() {
+    let stage = Stage::new(Script { looks_in_vain: 4, ..Script::default() }).await;
+    stage.obtain(&request(&["a.example"])).await.unwrap();
+    assert_eq!(stage.log.count("ca Challenge"), 5);
+    stage.assert_clean();
+
+    let stage = Stage::new(Script { looks_in_vain: 99, ..Script::default() }).await;
+    let error = stage.obtain(&request(&["a.example"])).await.unwrap_err();
+    assert_eq!(error.problem().map(Problem::acme_type), Some("connection"), "{error}");
+    assert_eq!(stage.log.count("ca Challenge"), 5);
+}
+
+#[tokio::test]
 async fn a_failed_validation_names_the_identifier_and_is_cleaned_up() {
     let stage = Stage::new(Script { invalid: Some(("b.example", "connection")), ..Script::default() }).await;
     let error = stage.obtain(&request(&["a.example", "b.example"])).await.unwrap_err();

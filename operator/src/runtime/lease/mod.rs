@@ -27,7 +27,7 @@ use kube::{
     api::{Patch, PatchParams, PostParams},
     client::Body,
 };
-use kube_runtime::{WatchStreamExt, utils::Backoff, watcher::watch_object};
+use kube_runtime::{WatchStreamExt, watcher::watch_object};
 use serde_json::json;
 use thiserror::Error;
 use tokio::{
@@ -41,7 +41,7 @@ use waxwing_api::labels;
 use self::election::{Election, Record, Step};
 pub use self::election::{Timing, TimingError};
 use super::{
-    client::{CallError, bounded},
+    client::{CallError, Reconnect, bounded},
     metrics::Metrics,
 };
 
@@ -96,7 +96,7 @@ impl Candidate {
         stop: CancellationToken,
     ) -> Result<(), Infallible> {
         let api: Api<Lease> = Api::namespaced(self.client.clone(), &self.namespace);
-        let mut news = pin!(watch_object(api.clone(), NAME).backoff(Every(self.timing.retry_period())));
+        let mut news = pin!(watch_object(api.clone(), NAME).backoff(Reconnect::default()));
         let mut campaign = Campaign::new(self, api, leadership);
         while !stop.is_cancelled() {
             campaign.settle().await;
@@ -159,21 +159,6 @@ impl State {
     fn until(&self) -> Instant {
         *self.until.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// The watch is begun again at the pace of everything else here. One that is late makes a take-over late, never wrong.
-struct Every(Duration);
-
-impl Iterator for Every {
-    type Item = Duration;
-
-    fn next(&mut self) -> Option<Duration> {
-        Some(self.0)
-    }
-}
-
-impl Backoff for Every {
-    fn reset(&mut self) {}
 }
 
 /// A candidate at work.
