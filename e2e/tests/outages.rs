@@ -140,7 +140,7 @@ async fn the_ca_is_gone_for_a_while() -> Result<(), Error> {
 
     s.lab().pebble()?.restart_empty().await?;
     s.certify("shop", json!({"dnsNames": [host], "renewBefore": "720h"})).await?;
-    eventually_ready(&s, "shop").await?;
+    s.ready("shop").await?;
     s.nothing_left().await
 }
 
@@ -149,53 +149,27 @@ async fn the_ca_is_restarted_empty_mid_issuance() -> Result<(), Error> {
     let (s, _turn) = alone("empty").await?;
     let host = s.name("shop");
     s.resolve(&host, &[SILENT_ADDRESS]).await?;
-    let account = account(&s).await?;
+    let key = account_key(&s).await?;
     let certificate = s.certify("shop", json!({"dnsNames": [host]})).await?;
     s.ordered(&certificate).await?;
     s.lab().pebble()?.restart_empty().await?;
     s.lab().dns().reset(&host).await?;
-    eventually_ready(&s, "shop").await?;
+    let status = s.ready("shop").await?.status.unwrap_or_default();
+    assert_eq!(status.failed_issuance_attempts, None, "an order that the CA has lost is no failure");
     s.pair("shop-tls").await?.serves(&s.roots().await?, &[host])?;
     s.nothing_left().await?;
     s.calm("shop", Limits { writes: 30, ..TWO }).await?;
-    let after = self::account(&s).await?;
-    assert_eq!(after.1, account.1, "the account has the same key");
-    assert_ne!(after.0, account.0, "and is another one");
+    assert_eq!(account_key(&s).await?, key, "it is registered again with the key that it had");
     Ok(())
 }
 
-/// Ready, with a change of the spec for each attempt that has failed: so nobody waits for a back-off.
-async fn eventually_ready(s: &Scenario<'_>, name: &str) -> Result<(), Error> {
-    for round in 1..=3 {
-        let ended = s.until(s.api::<Certificate>(), name, |certificate| {
-            let certificate = certificate.ok_or("there is none")?;
-            let ready = condition(certificate, reason::READY).is_some_and(|ready| ready.status == "True");
-            let issuing = condition(certificate, reason::ISSUING);
-            let current =
-                issuing.filter(|issuing| issuing.observed_generation == certificate.metadata.generation);
-            match current {
-                _ if ready => Ok(true),
-                Some(issuing) if issuing.reason == reason::BACKING_OFF => Ok(false),
-                other => Err(format!("{other:?}")),
-            }
-        });
-        if ended.await? {
-            return Ok(());
-        }
-        let mut spec = serde_json::to_value(s.get::<Certificate>(name).await?.spec)
-            .map_err(Error::invalid(|| "a spec"))?;
-        spec["renewBefore"] = json!(format!("{}h", 700 + round));
-        s.certify(name, spec).await?;
-    }
-    s.ready(name).await.map(|_| ())
-}
-
-/// The account's URL and the hash of its key.
-async fn account(s: &Scenario<'_>) -> Result<(Option<String>, Option<String>), Error> {
+/// The hash of the account's key.
+async fn account_key(s: &Scenario<'_>) -> Result<Option<String>, Error> {
     let issuer: ClusterIssuer =
         s.cluster_issuers().get("pebble").await.map_err(Error::kube(|| "reading pebble"))?;
-    let acme = issuer.status.unwrap_or_default().acme.unwrap_or_default();
-    Ok((acme.uri, acme.last_private_key_hash))
+    let key = issuer.status.unwrap_or_default().acme.unwrap_or_default().last_private_key_hash;
+    assert!(key.is_some());
+    Ok(key)
 }
 
 fn ordered(s: &Scenario<'_>, certificate: &str) -> usize {
