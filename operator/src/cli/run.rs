@@ -1,6 +1,7 @@
 //! `waxwing run`: the operator, wired together.
 
 use std::{
+    collections::BTreeSet,
     convert::Infallible,
     fs,
     net::{IpAddr, SocketAddr},
@@ -27,7 +28,7 @@ use crate::{
         log::{self, LogError},
         metrics::Metrics,
         shutdown::{Phases, TaskDied},
-        watch::Watches,
+        watch::{Scope, Watches},
     },
     solver::{
         SolverContext,
@@ -51,6 +52,10 @@ pub struct Run {
     /// else waxwing-system]
     #[arg(long, env = "POD_NAMESPACE")]
     namespace: Option<String>,
+
+    /// Namespaces to work for, separated by commas; there are no cluster issuers then [default: all]
+    #[arg(long, env = "WAXWING_WATCH_NAMESPACES", value_delimiter = ',', value_name = "NAMESPACES")]
+    watch_namespaces: Vec<String>,
 
     /// A kubeconfig file [default: KUBECONFIG, ~/.kube/config, or the pod's service account]
     #[arg(long, env = "WAXWING_KUBECONFIG", value_name = "FILE")]
@@ -208,7 +213,7 @@ impl Run {
             "admin server",
             admin::run(administration, Arc::clone(&metrics), readiness.clone(), base.token()),
         );
-        let watches = Watches::start(&client, &namespace, &base);
+        let watches = Watches::start(&client, &namespace, &self.scope(), &base);
         let orders = OpenOrders::default();
         base.spawn("index of open orders", {
             let (orders, watch, stop) = (orders.clone(), watches.order_secrets.clone(), base.token());
@@ -268,6 +273,17 @@ impl Run {
         supervisor.run(self.shutdown_grace + TASKS_GRACE).await?;
         tracing::info!("Waxwing ended");
         Ok(())
+    }
+
+    fn scope(&self) -> Scope {
+        // An empty variable is no list.
+        let some = self.watch_namespaces.iter().map(|name| name.trim()).filter(|name| !name.is_empty());
+        let some: BTreeSet<String> = some.map(str::to_owned).collect();
+        if some.is_empty() {
+            return Scope::Cluster;
+        }
+        tracing::info!(namespaces = ?some, "working for these namespaces alone; there are no ClusterIssuers");
+        Scope::Namespaces(some)
     }
 
     fn namespace(&self) -> String {

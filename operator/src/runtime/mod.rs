@@ -5,6 +5,7 @@ pub mod client;
 pub mod events;
 pub mod lease;
 pub mod log;
+mod merge;
 pub mod metrics;
 pub mod serve;
 pub mod shutdown;

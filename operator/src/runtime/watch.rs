@@ -4,9 +4,12 @@
 //! others. Here each reader has a bounded buffer; one that falls behind is told to look at
 //! everything again.
 
-use std::{fmt::Debug, future::Future, sync::Arc};
+use std::{collections::BTreeSet, fmt::Debug, future::Future, sync::Arc};
 
-use futures::{Stream, StreamExt, stream};
+use futures::{
+    Stream, StreamExt,
+    stream::{self, BoxStream},
+};
 use k8s_openapi::{
     api::{
         core::v1::{Namespace, Secret},
@@ -16,7 +19,7 @@ use k8s_openapi::{
 };
 use kube::{
     Api, Client, Resource,
-    core::{DeserializeGuard, PartialObjectMeta},
+    core::{ClusterResourceScope, DeserializeGuard, NamespaceResourceScope, PartialObjectMeta},
 };
 use kube_runtime::{
     WatchStreamExt,
@@ -28,7 +31,7 @@ use thiserror::Error;
 use tokio::sync::broadcast;
 use waxwing_api::{Certificate, ClusterIssuer, Issuer, labels};
 
-use super::shutdown::Tasks;
+use super::{client::Reconnect, merge::Merge, shutdown::Tasks};
 
 /// Changes that a reader may lag behind before it has to look at everything again.
 const BUFFER: usize = 1024;
@@ -36,15 +39,15 @@ const BUFFER: usize = 1024;
 /// Every watch of the process.
 #[derive(Clone, Debug)]
 pub struct Watches {
-    /// Certificates of all namespaces.
+    /// Certificates of the watched namespaces.
     pub certificates: Watch<Certificate>,
-    /// Cluster issuers.
+    /// Cluster issuers. None where only some namespaces are watched; so for the other kinds without a namespace.
     pub cluster_issuers: Watch<ClusterIssuer>,
     /// Ingress classes.
     pub ingress_classes: Watch<IngressClass>,
-    /// Ingresses of all namespaces, without status. The solver's own routes are among them.
+    /// Ingresses of the watched namespaces and of Waxwing's own, without status. The solver's own routes are among them.
     pub ingresses: Watch<Ingress>,
-    /// Issuers of all namespaces.
+    /// Issuers of the watched namespaces.
     pub issuers: Watch<Issuer>,
     /// Namespaces: names and labels.
     pub namespaces: Watch<PartialObjectMeta<Namespace>>,
@@ -54,29 +57,45 @@ pub struct Watches {
     pub target_secrets: Watch<PartialObjectMeta<Secret>>,
 }
 
+/// Which namespaces are watched.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Scope {
+    /// All of them, and what belongs to none.
+    Cluster,
+    /// These alone. Nothing that belongs to no namespace is read: there are no cluster issuers.
+    Namespaces(BTreeSet<String>),
+}
+
 impl Watches {
     /// Starts all watches as supervised tasks.
-    pub fn start(client: &Client, own_namespace: &str, tasks: &Tasks) -> Self {
+    pub fn start(client: &Client, own_namespace: &str, scope: &Scope, tasks: &Tasks) -> Self {
         let any = watcher::Config::default;
         let component = |component: &str| any().labels(&format!("{}={component}", labels::COMPONENT));
-        let own_secrets = Api::namespaced(client.clone(), own_namespace);
+        // The routes stand there.
+        let with_own = match scope {
+            Scope::Cluster => Scope::Cluster,
+            Scope::Namespaces(some) => {
+                Scope::Namespaces(some.iter().cloned().chain([own_namespace.to_owned()]).collect())
+            }
+        };
+        let own = Scope::Namespaces([own_namespace.to_owned()].into());
         Self {
-            certificates: Watch::start("Certificates", Api::all(client.clone()), any(), |_| (), tasks),
-            cluster_issuers: Watch::start("ClusterIssuers", Api::all(client.clone()), any(), |_| (), tasks),
-            ingress_classes: Watch::start("IngressClasses", Api::all(client.clone()), any(), |_| (), tasks),
+            certificates: Watch::start("Certificates", namespaced(client, scope), &any(), |_| (), tasks),
+            cluster_issuers: Watch::start("ClusterIssuers", cluster(client, scope), &any(), |_| (), tasks),
+            ingress_classes: Watch::start("IngressClasses", cluster(client, scope), &any(), |_| (), tasks),
             ingresses: Watch::start(
                 "Ingresses",
-                Api::all(client.clone()),
-                any(),
+                namespaced(client, &with_own),
+                &any(),
                 |ingress: &mut Ingress| ingress.status = None,
                 tasks,
             ),
-            issuers: Watch::start("Issuers", Api::all(client.clone()), any(), |_| (), tasks),
-            namespaces: Watch::start("Namespaces", Api::all(client.clone()), any(), |_| (), tasks),
+            issuers: Watch::start("Issuers", namespaced(client, scope), &any(), |_| (), tasks),
+            namespaces: Watch::start("Namespaces", cluster(client, scope), &any(), |_| (), tasks),
             order_secrets: Watch::start(
                 "order Secrets",
-                own_secrets,
-                component(labels::COMPONENT_ORDER),
+                namespaced(client, &own),
+                &component(labels::COMPONENT_ORDER),
                 |secret: &mut Secret| {
                     if let Some(data) = &mut secret.data {
                         data.retain(|key, _| key != labels::ORDER_ENTRY);
@@ -86,8 +105,8 @@ impl Watches {
             ),
             target_secrets: Watch::start(
                 "target Secrets",
-                Api::all(client.clone()),
-                component(labels::COMPONENT_CERTIFICATE),
+                namespaced(client, scope),
+                &component(labels::COMPONENT_CERTIFICATE),
                 |_| (),
                 tasks,
             ),
@@ -130,6 +149,9 @@ pub enum Change<K> {
     Resynced,
 }
 
+/// What one namespace's watcher says, or that of the whole cluster.
+type Events<K> = BoxStream<'static, watcher::Result<Event<DeserializeGuard<K>>>>;
+
 /// A watch that can't go on.
 #[derive(Debug, Error)]
 #[error("the watch of {kind} ended")]
@@ -148,16 +170,21 @@ where
         + Sync
         + 'static,
 {
-    /// Starts watching. `prune` drops what no reader needs; managedFields and kubectl's
-    /// last-applied copy go always. Errors of the stream are logged and waited out, for ever.
+    /// Starts watching what any of `apis` serves; each is of another namespace. `prune` drops what no reader needs;
+    /// managedFields and kubectl's last-applied copy go always. Errors of the streams are logged and waited out,
+    /// for ever.
     pub fn start(
         kind: &'static str,
-        api: Api<DeserializeGuard<K>>,
-        config: watcher::Config,
+        apis: Vec<Api<DeserializeGuard<K>>>,
+        config: &watcher::Config,
         prune: fn(&mut K),
         tasks: &Tasks,
     ) -> Self {
-        let (watch, feed) = Self::new(kind, watcher(api, config).default_backoff(), prune);
+        if apis.is_empty() {
+            return Self::of(Vec::new());
+        }
+        let streams = apis.into_iter().map(|api| watcher(api, config.clone()).backoff(Reconnect::default()).boxed());
+        let (watch, feed) = Self::new(kind, streams.collect(), prune);
         let token = tasks.token();
         tasks.spawn(kind, async move {
             tokio::select! {
@@ -168,21 +195,20 @@ where
         watch
     }
 
-    /// A watch that lives from `events`, and the future that feeds it.
+    /// A watch that lives from `streams`, and the future that feeds it.
     fn new(
         kind: &'static str,
-        events: impl Stream<Item = watcher::Result<Event<DeserializeGuard<K>>>> + Send + 'static,
+        streams: Vec<Events<K>>,
         prune: fn(&mut K),
     ) -> (Self, impl Future<Output = WatchEnded> + Send) {
         let writer = Writer::<K>::new(());
         let (changes, _) = broadcast::channel(BUFFER);
         let watch = Self { store: writer.as_reader(), changes };
-        let feed = feed(kind, watch.clone(), writer, events, prune);
+        let feed = feed(kind, watch.clone(), writer, streams, prune);
         (watch, feed)
     }
 
-    /// A cache that already holds `objects` and never changes: for tests of what reads one.
-    #[cfg(test)]
+    /// A cache that holds `objects` and never changes.
     pub(crate) fn of(objects: Vec<K>) -> Self {
         let mut writer = Writer::<K>::new(());
         writer.apply_watcher_event(&Event::Init);
@@ -255,7 +281,7 @@ async fn feed<K>(
     kind: &'static str,
     watch: Watch<K>,
     mut writer: Writer<K>,
-    events: impl Stream<Item = watcher::Result<Event<DeserializeGuard<K>>>> + Send,
+    streams: Vec<Events<K>>,
     prune: fn(&mut K),
 ) -> WatchEnded
 where
@@ -268,8 +294,10 @@ where
         + Sync
         + 'static,
 {
-    let mut events = std::pin::pin!(events);
-    while let Some(event) = events.next().await {
+    let mut merge = Merge::new(streams.len());
+    let streams = streams.into_iter().enumerate();
+    let mut events = stream::select_all(streams.map(|(from, events)| events.map(move |event| (from, event))));
+    while let Some((from, event)) = events.next().await {
         let event = match event {
             Ok(event) => event,
             Err(error) => {
@@ -285,19 +313,43 @@ where
             }
         };
         let Some(event) = understood(kind, event, prune) else { continue };
-        writer.apply_watcher_event(&event);
-        // No one listening is fine.
-        let _ = match event {
-            Event::Apply(object) => {
-                let key = object.to_object_ref(());
-                watch.store.get(&key).map(Change::Applied).map(|change| watch.changes.send(change))
-            }
-            Event::Delete(object) => Some(watch.changes.send(Change::Deleted(Arc::new(object)))),
-            Event::InitDone => Some(watch.changes.send(Change::Resynced)),
-            Event::Init | Event::InitApply(_) => None,
-        };
+        for event in merge.next(from, event, &watch.store) {
+            writer.apply_watcher_event(&event);
+            // No one listening is fine.
+            let _ = match event {
+                Event::Apply(object) => {
+                    let key = object.to_object_ref(());
+                    watch.store.get(&key).map(Change::Applied).map(|change| watch.changes.send(change))
+                }
+                Event::Delete(object) => Some(watch.changes.send(Change::Deleted(Arc::new(object)))),
+                Event::InitDone => Some(watch.changes.send(Change::Resynced)),
+                Event::Init | Event::InitApply(_) => None,
+            };
+        }
     }
     WatchEnded { kind }
+}
+
+fn namespaced<K>(client: &Client, scope: &Scope) -> Vec<Api<DeserializeGuard<K>>>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+{
+    match scope {
+        Scope::Cluster => vec![Api::all(client.clone())],
+        Scope::Namespaces(some) => {
+            some.iter().map(|namespace| Api::namespaced(client.clone(), namespace)).collect()
+        }
+    }
+}
+
+fn cluster<K>(client: &Client, scope: &Scope) -> Vec<Api<DeserializeGuard<K>>>
+where
+    K: Resource<DynamicType = (), Scope = ClusterResourceScope>,
+{
+    match scope {
+        Scope::Cluster => vec![Api::all(client.clone())],
+        Scope::Namespaces(_) => Vec::new(),
+    }
 }
 
 enum Advice {
@@ -420,7 +472,7 @@ mod tests {
             Event::Apply(ok(secret("c"))),
             Event::Delete(ok(secret("a"))),
         ];
-        let (watch, feed) = Watch::new("Secrets", stream::iter(events).map(Ok), |_| ());
+        let (watch, feed) = Watch::new("Secrets", vec![stream::iter(events).map(Ok).boxed()], |_| ());
         let changes = watch.changes();
         feed.await;
         drop(watch.clone());
@@ -441,7 +493,7 @@ mod tests {
     #[tokio::test]
     async fn a_reader_that_falls_behind_looks_again() {
         let events: Vec<_> = (0..BUFFER + 10).map(|n| Event::Apply(ok(secret(&format!("s{n}"))))).collect();
-        let (watch, feed) = Watch::new("Secrets", stream::iter(events).map(Ok), |_| ());
+        let (watch, feed) = Watch::new("Secrets", vec![stream::iter(events).map(Ok).boxed()], |_| ());
         let mut changes = Box::pin(watch.changes());
         feed.await;
         assert!(matches!(changes.next().await, Some(Change::Resynced)));
