@@ -126,6 +126,7 @@ fn kube_proxy(files: &Path) -> Value {
         "clusterCIDR": POD_NETWORK,
         "healthzBindAddress": "127.0.0.1:10256",
         "metricsBindAddress": "",
+        "nodePortAddresses": ["primary"],
         "oomScoreAdj": 0,
         // Rules at once, not gathered for a second.
         "iptables": {"minSyncPeriod": "0s"},
