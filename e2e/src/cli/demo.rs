@@ -11,17 +11,13 @@ use e2e::{
 /// Runs the demo and answers with its exit code.
 pub fn run(named: &Named, cluster: Cluster) -> Result<ExitCode, Error> {
     match cluster {
-        Cluster::Lab => Ok(match demo::run_lab(named)? {
-            None => ExitCode::SUCCESS,
-            // What went wrong has been said inside of the lab.
-            Some(_) => {
+        Cluster::Lab => {
+            if !demo::run_lab(named)? {
                 eprintln!("The lab stays up. Logs: {}   End: make demo-down", named.logs().display());
-                ExitCode::FAILURE
+                return Ok(ExitCode::FAILURE);
             }
-        }),
-        Cluster::Current => {
-            super::runtime()?.block_on(demo::run_current())?;
-            Ok(ExitCode::SUCCESS)
         }
+        Cluster::Current => super::runtime()?.block_on(demo::run_current())?,
     }
+    Ok(ExitCode::SUCCESS)
 }

@@ -12,7 +12,6 @@ use std::{
     ffi::OsString,
     fs,
     path::{Path, PathBuf},
-    process::ExitStatus,
     time::{Duration, SystemTime},
 };
 
@@ -38,8 +37,8 @@ pub enum Cluster {
     Current,
 }
 
-/// Brings the lab up, and has the story told inside of it. How that ended.
-pub fn run_lab(named: &Named) -> Result<Option<ExitStatus>, Error> {
+/// Brings the lab up, and has the story told inside of it. Whether it ended well; if not, it has said why.
+pub fn run_lab(named: &Named) -> Result<bool, Error> {
     let mut screen = Screen::new();
     screen.line("A real cluster, CA and ingress controller on this machine; state in target/lab.");
     screen.line("First run builds Kubernetes: about 10 min on two cores. Later: seconds.");
@@ -63,7 +62,7 @@ pub fn run_lab(named: &Named) -> Result<Option<ExitStatus>, Error> {
     inside.arg(exe).args(["demo-story", "--name", named.name()]);
     let status = inside.status().map_err(Error::io(|| "entering the lab"))?;
     if !status.success() {
-        return Ok(Some(status));
+        return Ok(false);
     }
     let roots = relative(&named.roots());
     screen.line("");
@@ -82,7 +81,7 @@ pub fn run_lab(named: &Named) -> Result<Option<ExitStatus>, Error> {
     ] {
         screen.line(&format!("{}  {command}", screen.paint(Look::Bold, what)));
     }
-    Ok(None)
+    Ok(true)
 }
 
 /// Waxwing's program: `WAXWING` in the environment, else what `make demo` builds.
