@@ -54,7 +54,7 @@ impl<'lab> Fleet<'lab> {
                 ("POD_NAME", pod(number)),
                 ("WAXWING_RESPONDER_LISTEN", format!("{address}:8089")),
                 ("WAXWING_ADMIN_LISTEN", format!("{address}:9402")),
-                ("WAXWING_ROUTE_QUIET_PERIOD", "2s".to_owned()),
+                ("WAXWING_ROUTE_QUIET_PERIOD", "10s".to_owned()),
                 ("WAXWING_LOG_FORMAT", "json".to_owned()),
                 ("WAXWING_LOG_LEVEL", "debug".to_owned()),
             ];
@@ -180,6 +180,20 @@ impl<'lab> Fleet<'lab> {
         let spec = lease.and_then(|lease| lease.spec).unwrap_or_default();
         let holder = spec.holder_identity.as_deref().and_then(number);
         Ok(Lease { holder, transitions: spec.lease_transitions.unwrap_or_default() })
+    }
+
+    /// Waits until the Lease has been written so often: longer than its duration, if that is what it takes.
+    pub async fn renewed(&self, times: usize) -> Result<(), Error> {
+        let mark = self.lab.audit().mark()?;
+        probe::until("renewals", PATIENCE, || async {
+            let writes = self.lab.audit().writes_since(mark)?;
+            let seen = writes.iter().filter(|write| write.resource == "leases" && write.code == 200).count();
+            if seen >= times {
+                return Ok(());
+            }
+            Err(Error::Invalid { what: "the Lease".to_owned(), why: format!("renewed {seen} times") })
+        })
+        .await
     }
 
     /// Waits until `expected` holds the Lease, or anyone who runs, and says so in its metrics too.
