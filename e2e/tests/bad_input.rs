@@ -296,6 +296,20 @@ async fn a_challenge_that_is_answered_wrongly() -> Result<(), Error> {
 }
 
 #[tokio::test]
+async fn a_challenge_that_the_ca_leaves_pending() -> Result<(), Error> {
+    let s = scenario("pending").await?;
+    let host = s.name("shop");
+    s.resolve(&host, &[SILENT_ADDRESS]).await?;
+    // step-ca looks, fails, and waits to be told again. It is, a few times.
+    s.certify("shop", json!({"dnsNames": [host]})).await?;
+    let stopped = s.stopped("shop", reason::BACKING_OFF).await?;
+    has(&stopped.message, &[&host, SILENT_ADDRESS, "port 80", "refused"]);
+    assert_attempts(&stopped.certificate, 1, SignedDuration::from_secs(30));
+    s.calm("shop", Limits { requests: 32, ..ATTEMPT }).await?;
+    s.nothing_left().await
+}
+
+#[tokio::test]
 async fn an_unsupported_key() -> Result<(), Error> {
     let s = scenario("key").await?;
     let spec = |key: Value| json!({"dnsNames": [s.routed("shop")], "issuerRef": pebble(), "privateKey": key});
