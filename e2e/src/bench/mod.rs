@@ -120,11 +120,11 @@ fn settings() -> Vec<String> {
         "everything on this machine at once: cluster, CA, ingress controller, Waxwing, and this program"
             .to_owned(),
         format!(
-            "Pebble {PEBBLE}: no validation sleeps, no refused nonces, no reuse of authorizations; Retry-After: none, \
+            "Pebble {PEBBLE}: no validation sleeps, no refused nonces, names not seen before; Retry-After: none, \
              in lane retry-after {RETRY_AFTER} s"
         ),
-        format!("step-ca {STEP_CA}: its defaults, with a badger database"),
+        format!("step-ca {STEP_CA}: its defaults, with a badger database in memory"),
         format!("Traefik {TRAEFIK}: its defaults (providersThrottleDuration 2 s)"),
-        "etcd without fsync; certificates of one name, ECDSA P-256; self-check on".to_owned(),
+        "etcd in memory, without fsync; certificates of one name, ECDSA P-256; self-check on".to_owned(),
     ]
 }

@@ -111,8 +111,11 @@ pub enum News {
 
 impl Timeline {
     /// Takes a moment. What happens to a Certificate that was never seen applied is not told.
-    pub fn add(&mut self, moment: Moment) {
+    pub fn add(&mut self, mut moment: Moment) {
         if moment.what == What::Applied {
+            // The watch tells it later than it was: what followed may be known already.
+            let known = self.waiting.iter().filter(|known| known.certificate == moment.certificate);
+            moment.at = known.map(|known| known.at).chain([moment.at]).min().unwrap_or(moment.at);
             self.applied.entry(moment.certificate.clone()).or_insert(moment.at);
         }
         self.waiting.push(moment);
@@ -129,7 +132,7 @@ impl Timeline {
         let waiting = std::mem::take(&mut self.waiting);
         let (mut due, rest): (Vec<_>, Vec<_>) = waiting.into_iter().partition(|moment| moment.at <= until);
         self.waiting = rest;
-        due.sort_by_key(|moment| moment.at);
+        due.sort_by_key(|moment| (moment.at, moment.what != What::Applied));
         due.iter().filter_map(|moment| self.line(moment)).collect()
     }
 
@@ -229,6 +232,15 @@ mod tests {
             (News::Ready, "Ready after 1.10 s, until 2027-04-15")
         );
         assert_eq!(timeline.take(at(9000)), []);
+    }
+
+    #[test]
+    fn a_certificate_is_applied_before_its_first_step() {
+        let mut timeline = Timeline::default();
+        timeline.add(moment(10, What::OrderSaved));
+        timeline.add(moment(15, What::Applied));
+        let texts: Vec<_> = timeline.take(at(100)).into_iter().map(|line| line.text).collect();
+        assert_eq!(texts, ["applied", "order created and saved"]);
     }
 
     #[test]
