@@ -3,13 +3,16 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-#[path = "chart/mod.rs"]
+#[path = "chart/helm.rs"]
 mod helm;
+#[path = "chart/renders.rs"]
+mod renders;
 
 use std::{collections::BTreeMap, env, fs, path::Path, process::Command};
 
 use e2e::{Error, lab::OperatorOptions, paths};
-use helm::{chart, objects, printed, render, said, sets, values_of};
+use helm::{chart, printed, said};
+use renders::{objects, render, sets, values_of};
 use serde_json::Value;
 
 /// What a plain manifest starts with: Helm makes a namespace by a flag instead.

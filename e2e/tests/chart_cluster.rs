@@ -2,24 +2,25 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-#[path = "chart/mod.rs"]
+#[path = "chart/cluster.rs"]
+mod cluster;
+#[path = "chart/helm.rs"]
 mod helm;
+#[path = "chart/renders.rs"]
+mod renders;
 
-use std::{
-    io::Write as _,
-    process::{Command, Output, Stdio},
-    time::Duration,
-};
+use std::{process::Output, time::Duration};
 
+use cluster::{kubectl, run};
 use e2e::{
     Error,
     lab::{Lab, Operator, OperatorOptions, Parts, PebbleOptions, Traefik, TraefikOptions, User},
-    parts::Part,
     probe,
     sandbox::NODE_ADDRESS,
 };
-use helm::{objects, printed, render, said, sets, values_of};
+use helm::{printed, said};
 use k8s_openapi::ByteString;
+use renders::{objects, render, sets, values_of};
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, OnceCell};
 
@@ -347,23 +348,6 @@ fn operator(lab: &Lab, namespace: &str, name: &str) -> Result<Operator, Error> {
         ],
         ..OperatorOptions::default()
     })
-}
-
-fn run(lab: &Lab, verb: &[&str], what: &[&str]) -> Result<(), Error> {
-    let mut helm = helm::helm()?;
-    helm.env("KUBECONFIG", lab.kubeconfig(User::Admin)).args(verb).args(what);
-    printed(&helm.output().map_err(Error::io(|| "starting helm"))?);
-    Ok(())
-}
-
-fn kubectl(lab: &Lab, arguments: &[&str], input: &Value) -> Output {
-    let mut kubectl = Command::new(Part::Kubernetes.program("kubectl").unwrap());
-    kubectl.env("KUBECONFIG", lab.kubeconfig(User::Admin)).args(arguments);
-    kubectl.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = kubectl.spawn().unwrap();
-    // One that reads no input may have ended.
-    let _ = child.stdin.take().unwrap().write_all(input.to_string().as_bytes());
-    child.wait_with_output().unwrap()
 }
 
 /// Whether the policy refused it, for a reason with that word.

@@ -1,23 +1,12 @@
-//! Helm, as tests of the chart call it.
+//! What the chart renders.
 
-use std::{
-    fs,
-    path::PathBuf,
-    process::{Command, Output, Stdio},
-};
+use std::{fs, process::Output};
 
-use e2e::{
-    Error,
-    parts::{KUBERNETES, Part},
-    paths,
-};
+use e2e::{Error, parts::KUBERNETES};
 use serde::Deserialize as _;
 use serde_json::Value;
 
-/// The chart.
-pub fn chart() -> PathBuf {
-    paths::workspace().join("charts/waxwing")
-}
+use crate::helm::{chart, helm};
 
 /// The sets of values whose renders are kept: their names, in the chart's `tests/`.
 pub fn sets() -> Vec<String> {
@@ -33,34 +22,12 @@ pub fn values_of(set: &str) -> String {
     chart().join("tests").join(set).join("values.yaml").display().to_string()
 }
 
-/// Helm with its files in the lab's directory.
-pub fn helm() -> Result<Command, Error> {
-    let mut helm = Command::new(Part::Helm.program("helm")?);
-    let home = paths::lab().join("helm");
-    for variable in ["HELM_CACHE_HOME", "HELM_CONFIG_HOME", "HELM_DATA_HOME"] {
-        helm.env(variable, &home);
-    }
-    helm.stdin(Stdio::null()).current_dir(chart());
-    Ok(helm)
-}
-
 /// Renders the chart. Built without a version of Kubernetes, Helm would take it for an old one.
 pub fn render(release: &str, namespace: &str, arguments: &[&str]) -> Result<Output, Error> {
     let version = format!("--kube-version={KUBERNETES}");
     let mut helm = helm()?;
     helm.args(["template", release, ".", "--namespace", namespace, &version]).args(arguments);
     helm.output().map_err(Error::io(|| "starting helm"))
-}
-
-/// What a program printed, if it succeeded.
-pub fn printed(output: &Output) -> String {
-    assert!(output.status.success(), "{}", said(output));
-    String::from_utf8(output.stdout.clone()).unwrap()
-}
-
-/// Everything that a program printed.
-pub fn said(output: &Output) -> String {
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
 /// The objects of a YAML stream.
