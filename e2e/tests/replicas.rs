@@ -65,7 +65,7 @@ async fn all_are_well(fleet: &Fleet<'_>, s: &Scenario<'_>) -> Result<(), Error> 
     s.nothing_left().await?;
     let finalized = fleet.finalized()?;
     for number in 0..MANY {
-        let orders = finalized.get(&s.name(&format!("c{number}"))).map_or(0, |orders| orders.len());
+        let orders = finalized.get(&s.name(&format!("c{number}"))).map_or(0, std::collections::BTreeSet::len);
         assert_eq!(orders, 1, "c{number} has cost one finalized order");
     }
     assert_eq!(fleet.writes_of_deposed()?, Vec::<String>::new());
@@ -152,6 +152,31 @@ async fn a_rolling_restart_is_noticed_by_nobody() -> Result<(), Error> {
         fleet.ended(old).await?;
     }
     all_are_well(&fleet, &s).await
+}
+
+#[tokio::test]
+async fn a_replica_that_ends_answers_for_orders_that_others_open_meanwhile() -> Result<(), Error> {
+    let (lab, _turn) = lab().await?;
+    let fleet = Fleet::new(lab, "ending", &[QUICK; 2]).await?;
+    fleet.start(&[0]).await?;
+    fleet.leader(Some(0)).await?;
+    fleet.start(&[1]).await?;
+    let s = fleet.scenario("ending").await?;
+
+    fleet.terminate(0).await?;
+    fleet.leader(Some(1)).await?;
+    // The order stays open for as long as the edge routes nothing.
+    lab.traefik()?.process().freeze()?;
+    let host = s.name("shop");
+    let certificate = s.certify("shop", json!({"dnsNames": [host]})).await?;
+    s.ordered(&certificate).await?;
+    let answers = try_join_all([0, 1].map(|number| fleet.challenge(number, &host))).await?;
+    lab.traefik()?.process().thaw()?;
+    for answer in answers {
+        assert!(answer.ok("the challenge")?.starts_with("some-token."));
+    }
+    s.ready("shop").await?;
+    fleet.ended(0).await
 }
 
 #[tokio::test]

@@ -23,7 +23,13 @@ use super::{
     Lab, Mark, OWN_NAMESPACE, Operator, OperatorOptions, Traefik, User,
     scenario::{PATIENCE, Scenario},
 };
-use crate::{Error, http::Http, probe, process::Process, sandbox::REPLICA_ADDRESSES};
+use crate::{
+    Error,
+    http::{Http, Response},
+    probe,
+    process::Process,
+    sandbox::REPLICA_ADDRESSES,
+};
 
 /// The replicas, numbered from 0. Dropping it kills them.
 pub struct Fleet<'lab> {
@@ -124,6 +130,12 @@ impl<'lab> Fleet<'lab> {
         probe::ready(self.process(number), PATIENCE, || async { self.http.get(&url).await?.ok("readiness") })
             .await
             .map(|_| ())
+    }
+
+    /// What a replica answers to a challenge of `host`, asked directly.
+    pub async fn challenge(&self, number: usize, host: &str) -> Result<Response, Error> {
+        let url = format!("http://{}:8089/.well-known/acme-challenge/some-token", address(number));
+        self.http.send(http::Method::GET, &url, &[("host", host)], bytes::Bytes::new()).await
     }
 
     /// What `waxwing_leader` says of a replica.
