@@ -211,8 +211,8 @@ pub struct SolverSelector {
 /// HTTP-01 (RFC 8555 §8.3).
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[x_kube(
-    validation = Rule::new("has(self.ingress) != has(self.existingRoute)")
-        .message("write one of ingress: {} and existingRoute: {}: how the CA's request gets to Waxwing")
+    validation = Rule::new("[has(self.ingress), has(self.gatewayHTTPRoute), has(self.existingRoute)].filter(given, given).size() == 1")
+        .message("write one of ingress: {}, gatewayHTTPRoute: {parentRefs: [{name: …}]} and existingRoute: {}: how the CA's request gets to Waxwing")
 )]
 #[serde(rename_all = "camelCase")]
 pub struct Http01 {
@@ -220,6 +220,11 @@ pub struct Http01 {
     /// removes it when it is no longer used. ingress: {} takes the default ingress class.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ingress: Option<Http01Ingress>,
+
+    /// Waxwing makes an HTTPRoute (Gateway API) for the path /.well-known/acme-challenge/ of the name, in the
+    /// Certificate's namespace, and removes it when it is no longer used.
+    #[serde(default, rename = "gatewayHTTPRoute", skip_serializing_if = "Option::is_none")]
+    pub gateway_http_route: Option<Http01GatewayHttpRoute>,
 
     /// Experimental. Your ingress controller, gateway or load balancer sends /.well-known/acme-challenge/ of every
     /// name to Waxwing's solver Service already: nothing is made, and issuing is fastest. Write existingRoute: {}.
@@ -229,6 +234,17 @@ pub struct Http01 {
 
 /// The Ingress that routes challenges to the responder.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[x_kube(
+    validation = Rule::new("!has(self.name) || !has(self.ingressClassName)")
+        .message("remove ingressClassName: the Ingress that name says has a class of its own")
+        .field_path(".ingressClassName"),
+    validation = Rule::new("!has(self.podTemplate) || !has(self.responder) || self.responder == 'Pod'")
+        .message("remove podTemplate, or write responder: Pod: the Operator answers without a pod")
+        .field_path(".podTemplate"),
+    validation = Rule::new("!has(self.routePolicy) || self.routePolicy != 'Permanent' || (!has(self.name) && !(has(self.responder) && self.responder == 'Pod') && !(has(self.pathType) && self.pathType == 'Exact'))")
+        .message("write routePolicy: Ephemeral, or remove name, responder: Pod and pathType: Exact: only a path for all challenges to Waxwing itself can stay")
+        .field_path(".routePolicy")
+)]
 #[serde(rename_all = "camelCase")]
 pub struct Http01Ingress {
     /// The IngressClass of the ingress controller that serves the names on port 80.
@@ -238,23 +254,241 @@ pub struct Http01Ingress {
     #[x_kube(validation = schema::object_name("IngressClass"))]
     pub ingress_class_name: Option<String>,
 
-    /// Experimental. Who answers the CA. Operator: Waxwing itself, by an Ingress in its own namespace; nothing is
-    /// made in the Certificate's. Default: Operator.
+    /// An Ingress in the Certificate's namespace that serves the names: the path for challenges is added to it, and
+    /// taken away again, and no other Ingress is made. For ingress controllers that make a load balancer for each
+    /// Ingress. Waxwing needs rights for it that it doesn't have by default. Default: an Ingress of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = schema::object_name("Ingress"))]
+    pub name: Option<String>,
+
+    /// Experimental. Who answers the CA. Operator: Waxwing itself; no pod is started. Pod: a small pod in the
+    /// Certificate's namespace, for as long as the order is open, with a Service and an Ingress there: for ingress
+    /// controllers that serve a name from one namespace alone. Waxwing needs rights for it that it doesn't have by
+    /// default. Default: Operator, or Pod where the ingress controller is known to need it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Responder")]
     pub responder: Option<Responder>,
+
+    /// Experimental. How long the path for challenges stays. Ephemeral: until some seconds after its last use.
+    /// Permanent: as long as a Certificate of this issuer has the name; renewals then change nothing at the edge, and
+    /// Waxwing looks at the path now and then and warns, weeks ahead, when it has broken. Default: Ephemeral.
+    #[serde(default)]
+    pub route_policy: RoutePolicy,
 
     /// Experimental. The pathType of the Ingress. Prefix: one path for all challenges of a name. Exact: one for each
     /// challenge, for ingress controllers that prefer the application's own rules. Default: Prefix.
     #[serde(default)]
     pub path_type: PathType,
+
+    /// Where a pod answers: the type of its Service. Default: ClusterIP, or NodePort where the ingress controller is
+    /// known to need it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "ServiceType")]
+    pub service_type: Option<ServiceType>,
+
+    /// Where a pod answers: what it has beyond, or instead of, what Waxwing gives it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod_template: Option<PodTemplate>,
+}
+
+/// The HTTPRoute that routes challenges to the responder.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Http01GatewayHttpRoute {
+    /// The Gateways, or their listeners, that serve the names on port 80.
+    #[schemars(length(min = 1, max = 32))]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    pub parent_refs: Vec<ParentRef>,
+
+    /// Labels of the HTTPRoute, for listeners that choose routes by them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "schema::labels")]
+    pub labels: BTreeMap<String, String>,
+
+    /// Means nothing: Waxwing answers by its own Service. Accepted as cert-manager has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "ServiceType")]
+    pub service_type: Option<ServiceType>,
+}
+
+/// A Gateway, or a part of one.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ParentRef {
+    /// The API group. Default: gateway.networking.k8s.io.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
+    pub group: Option<String>,
+
+    /// The kind. Default: Gateway.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63))]
+    pub kind: Option<String>,
+
+    /// Its namespace. Default: the Certificate's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63))]
+    pub namespace: Option<String>,
+
+    /// Its name.
+    #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = schema::object_name("Gateway"))]
+    pub name: String,
+
+    /// The name of one listener. Default: all that let the HTTPRoute in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub section_name: Option<String>,
+
+    /// The port of the listeners. Default: any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 65535))]
+    pub port: Option<i32>,
+}
+
+/// What a solver pod has beyond, or instead of, what Waxwing gives it.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PodTemplate {
+    /// Labels and annotations of the pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metadata: Option<PodTemplateMetadata>,
+
+    /// Where and as what the pod runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spec: Option<PodTemplateSpec>,
+}
+
+/// Labels and annotations of a solver pod.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PodTemplateMetadata {
+    /// Annotations of the pod.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 64))]
+    pub annotations: BTreeMap<String, String>,
+
+    /// Labels of the pod. Waxwing's own stay.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "schema::labels")]
+    pub labels: BTreeMap<String, String>,
+}
+
+/// Where and as what a solver pod runs.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PodTemplateSpec {
+    /// Labels that the node must have, beyond kubernetes.io/os: linux.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "schema::labels")]
+    pub node_selector: BTreeMap<String, String>,
+
+    /// Affinity, as in a Pod. It is checked when a pod is made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::part_of_pod")]
+    pub affinity: Option<serde_json::Value>,
+
+    /// Taints of nodes that the pod tolerates.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    pub tolerations: Vec<Toleration>,
+
+    /// The PriorityClass of the pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub priority_class_name: Option<String>,
+
+    /// The ServiceAccount of the pod. Its token is never mounted. Default: default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub service_account_name: Option<String>,
+
+    /// Secrets in the Certificate's namespace with the credentials of the registry that has Waxwing's image.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    pub image_pull_secrets: Vec<ImagePullSecret>,
+
+    /// The pod's security context, as in a Pod, laid over runAsNonRoot: true and seccompProfile: {type:
+    /// RuntimeDefault}. It is checked when a pod is made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::part_of_pod")]
+    pub security_context: Option<serde_json::Value>,
+
+    /// The container's requests and limits, as in a Pod, laid over requests: {cpu: 5m, memory: 16Mi} and limits: {cpu:
+    /// 100m, memory: 64Mi}. They are checked when a pod is made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::part_of_pod")]
+    pub resources: Option<serde_json::Value>,
+}
+
+/// A taint that a solver pod tolerates.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Toleration {
+    /// The taint's key. Default: any, with the operator Exists.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 317))]
+    pub key: Option<String>,
+
+    /// Equal compares the taint's value, Exists doesn't. Default: Equal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 16))]
+    pub operator: Option<String>,
+
+    /// The taint's value.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 63))]
+    pub value: Option<String>,
+
+    /// The taint's effect: NoSchedule, PreferNoSchedule or NoExecute. Default: any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    pub effect: Option<String>,
+
+    /// How long a taint with the effect NoExecute is tolerated, in seconds. Default: for ever.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub toleration_seconds: Option<i64>,
+}
+
+/// A Secret with the credentials of a registry.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ImagePullSecret {
+    /// Name of the Secret.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
 }
 
 /// Who answers HTTP-01 challenges.
 #[derive(JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Responder {
-    /// Waxwing's own Service, by an Ingress in Waxwing's namespace.
+    /// Waxwing's own Service.
     Operator,
+    /// A pod in the Certificate's namespace.
+    Pod,
+}
+
+/// How long the path for challenges stays at the edge.
+#[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum RoutePolicy {
+    /// Until some seconds after its last use.
+    #[default]
+    Ephemeral,
+    /// As long as a Certificate of the issuer has the name.
+    Permanent,
+}
+
+/// The type of a solver pod's Service.
+#[derive(JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum ServiceType {
+    /// An address inside of the cluster.
+    #[serde(rename = "ClusterIP")]
+    ClusterIp,
+    /// The same, and a port of every node.
+    NodePort,
 }
 
 /// How the Ingress's path is matched.

@@ -35,6 +35,9 @@ pub const COMPONENT_ROUTE: &str = "route";
 /// [`COMPONENT`] of the Secret of an ACME account key.
 pub const COMPONENT_ACCOUNT: &str = "account";
 
+/// Label on what serves one issuance in the Certificate's own namespace: the Certificate's UID.
+pub const CERTIFICATE_UID: &str = "waxwing.dev/certificate-uid";
+
 /// Annotation on an Ingress: the Issuer, in the same namespace, for the names in its `tls`.
 pub const INGRESS_ISSUER: &str = "waxwing.dev/issuer";
 /// Annotation on an Ingress: the `ClusterIssuer` for the names in its `tls`.

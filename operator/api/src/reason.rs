@@ -47,6 +47,9 @@ pub const FAILED: &str = "Failed";
 /// Issuing, `False`: the last attempt failed; the next is at `status.nextAttemptTime`.
 pub const BACKING_OFF: &str = "BackingOff";
 
+/// An Event about a Certificate, and no condition: the permanent path for its challenges leads elsewhere.
+pub const ROUTE_BROKEN: &str = "RouteBroken";
+
 /// Ready of an issuer, `True`: the account is registered and its key is stored.
 pub const ACCOUNT_REGISTERED: &str = "AccountRegistered";
 /// Ready of an issuer, `False`: a Secret or a key in it that the spec names is missing.

@@ -106,6 +106,12 @@ pub(crate) fn labels(_: &mut SchemaGenerator) -> Schema {
     })
 }
 
+/// A part of a Pod that is passed on as it is. Its schema would be longer than all of ours; the API server checks it
+/// when the pod is made, unknown fields included.
+pub(crate) fn part_of_pod(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true })
+}
+
 /// A label selector with the rules that the API server has for its own, so that a bad one is refused
 /// when it is written and not when it is used.
 pub(crate) fn namespace_selector(_: &mut SchemaGenerator) -> Schema {

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::networking::v1::Ingress;
 use kube::ResourceExt;
 use kube::core::{Selector, SelectorExt};
-use waxwing_api::{AllowRule, Certificate, IssuerKind, reason};
+use waxwing_api::{AllowRule, Certificate, IssuerKind, labels, reason};
 
 use super::target_secret::Stored;
 use super::wanted::Wanted;
@@ -106,7 +106,8 @@ fn names_allowed(wanted: &Wanted, facts: &Facts<'_>, allow: &[AllowRule]) -> Res
 }
 
 /// Which of `names` the Ingresses route, and from where. Those in Waxwing's own namespace are nobody's claim: they
-/// are its routes, and what an administrator made there for `http01.existingRoute`.
+/// are its routes, and what an administrator made there for `http01.existingRoute`. Neither are its routes elsewhere:
+/// who was once let have a name must not have it for good.
 pub fn claims<'a>(
     ingresses: impl IntoIterator<Item = &'a Ingress>,
     names: &BTreeSet<String>,
@@ -115,7 +116,9 @@ pub fn claims<'a>(
     let mut claims = Claims::new();
     for ingress in ingresses {
         let (Some(spec), Some(namespace)) = (&ingress.spec, ingress.namespace()) else { continue };
-        if namespace == own_namespace {
+        let is_route =
+            ingress.labels().get(labels::COMPONENT).is_some_and(|what| what == labels::COMPONENT_ROUTE);
+        if namespace == own_namespace || is_route {
             continue;
         }
         let hosts =

@@ -27,7 +27,7 @@ use crate::runtime::client::CallError;
 use crate::runtime::events::Events;
 use crate::runtime::metrics::Metrics;
 use crate::runtime::watch::Watches;
-use crate::solver::{SolverContext, solvers_for};
+use crate::solver::{Applicant, SolverContext, solvers_for};
 
 /// What everything here works with.
 #[derive(Clone)]
@@ -294,7 +294,14 @@ impl<'a> Line<'a> {
             replaces: replaces(wanted, stored, issuer),
             preferred_chain: issuer.preferred_chain.clone(),
         };
-        let solvers = solvers_for(&self.context.solvers, &issuer.solvers, self.certificate.labels());
+        let applicant = Applicant {
+            labels: self.certificate.labels().clone(),
+            names: wanted.names.iter().filter(|name| !name.starts_with("*.")).cloned().collect(),
+            namespace: self.namespace.clone(),
+            thumbprint: issuer.account.thumbprint().to_owned(),
+            uid: self.certificate.uid().unwrap_or_default(),
+        };
+        let solvers = solvers_for(&self.context.solvers, &issuer.solvers, applicant);
         let (steps, seen) = watch::channel(String::new());
         let progress = Steps { steps };
         tokio::select! {

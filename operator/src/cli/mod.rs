@@ -2,6 +2,7 @@
 
 mod crds;
 mod run;
+mod solver;
 
 use std::error::Error;
 
@@ -21,6 +22,8 @@ enum Command {
     Crds(crds::Crds),
     /// Run the operator
     Run(Box<run::Run>),
+    /// Answer challenges of a few names: what a solver pod runs
+    Solver(solver::Solver),
     /// Print the version
     Version,
 }
@@ -31,6 +34,7 @@ impl Cli {
         match self.command {
             Command::Crds(crds) => Ok(crds.run()?),
             Command::Run(run) => Ok(run.run().await?),
+            Command::Solver(solver) => Ok(solver.run().await?),
             Command::Version => {
                 println!("waxwing {}", env!("CARGO_PKG_VERSION"));
                 Ok(())

@@ -32,7 +32,12 @@ use crate::{
     },
     solver::{
         SolverContext,
-        http01::{ingress::Redirecting, routes::Routes},
+        http01::{
+            ingress::Redirecting,
+            objects::Objects,
+            permanent::{Kept, Watcher},
+            routes::Routes,
+        },
         open_orders::OpenOrders,
         responder,
     },
@@ -112,6 +117,25 @@ pub struct Run {
         value_parser = duration
     )]
     route_quiet_period: Duration,
+
+    /// How often the permanent routes are looked at (routePolicy: Permanent)
+    #[arg(
+        long,
+        env = "WAXWING_ROUTE_CHECK_INTERVAL",
+        default_value = "6h",
+        value_name = "DURATION",
+        value_parser = duration
+    )]
+    route_check_interval: Duration,
+
+    /// The image of solver pods (responder: Pod): Waxwing's own
+    #[arg(
+        long,
+        env = "WAXWING_IMAGE",
+        default_value = concat!("waxwing.dev/waxwing:", env!("CARGO_PKG_VERSION")),
+        value_name = "IMAGE"
+    )]
+    solver_image: String,
 
     /// How long challenges are answered after shutdown began, while an order is open
     #[arg(
@@ -213,7 +237,8 @@ impl Run {
             "admin server",
             admin::run(administration, Arc::clone(&metrics), readiness.clone(), base.token()),
         );
-        let watches = Watches::start(&client, &namespace, &self.scope(), &base);
+        let scope = self.scope();
+        let watches = Watches::start(&client, &namespace, &scope, &base);
         let orders = OpenOrders::default();
         base.spawn("index of open orders", {
             let (orders, watch, stop) = (orders.clone(), watches.order_secrets.clone(), base.token());
@@ -247,12 +272,15 @@ impl Run {
             namespace,
             orders,
             quiet_period: self.route_quiet_period,
+            route_check_interval: self.route_check_interval,
+            scope,
             self_check: SelfCheckConfig {
                 nameservers: self.self_check_nameservers.clone(),
                 deadline: self.self_check_timeout,
                 ..SelfCheckConfig::default()
             },
             service: self.responder_service.clone(),
+            solver_image: self.solver_image.clone(),
             watches: watches.clone(),
         };
         work.spawn("leader election", {
@@ -304,8 +332,11 @@ struct Leading {
     namespace: String,
     orders: OpenOrders,
     quiet_period: Duration,
+    route_check_interval: Duration,
+    scope: Scope,
     self_check: SelfCheckConfig,
     service: (String, u16),
+    solver_image: String,
     watches: Watches,
 }
 
@@ -333,6 +364,7 @@ impl Leading {
         let (client, stop) = (term.fence(&self.client), term.ended());
         drop(term);
         let events = Events::new(client.clone(), self.identity.clone());
+        let kept = Kept::of(watches);
         let routes = Arc::new(Routes::new(
             client.clone(),
             &self.namespace,
@@ -340,14 +372,36 @@ impl Leading {
             self.quiet_period,
             watches.ingresses.clone(),
             self.orders.clone(),
+            kept.clone(),
+        ));
+        let objects = Arc::new(Objects::new(
+            client.clone(),
+            &self.namespace,
+            self.scope.clone(),
+            &self.service.0,
+            self.quiet_period,
+            watches.ingresses.clone(),
+            self.orders.clone(),
         ));
         let solvers = Arc::new(SolverContext {
             ingress_classes: watches.ingress_classes.clone(),
+            ingresses: watches.ingresses.clone(),
             metrics: Arc::clone(metrics),
+            objects: Arc::clone(&objects),
+            own_namespace: self.namespace.clone(),
             redirecting: Redirecting::default(),
             routes: Arc::clone(&routes),
             self_check: SelfCheck::new(self.self_check.clone()),
+            service: self.service.clone(),
+            solver_image: self.solver_image.clone(),
         });
+        let watcher = Watcher {
+            kept: kept.clone(),
+            solvers: Arc::clone(&solvers),
+            events: events.clone(),
+            metrics: Arc::clone(metrics),
+            interval: self.route_check_interval,
+        };
         let registry = issuer::Registry::new(watches.issuers.clone(), watches.cluster_issuers.clone());
         let issuers = issuer::controller::run(
             issuer::controller::Context {
@@ -386,7 +440,17 @@ impl Leading {
             },
             stop.clone(),
         );
-        tokio::join!(issuers, ingresses, routes.sweep(stop), certificates);
+        let solving = async {
+            tokio::select! {
+                () = kept.follow(watches) => {}
+                _ = futures::future::join3(
+                    routes.sweep(stop.clone()),
+                    objects.sweep(stop.clone()),
+                    watcher.watch(stop.clone()),
+                ) => {}
+            }
+        };
+        tokio::join!(issuers, ingresses, solving, certificates);
     }
 }
 

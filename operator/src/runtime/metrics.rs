@@ -18,6 +18,7 @@ pub struct Metrics {
     issuances: IntCounterVec,
     leader: IntGauge,
     reconciles: IntCounterVec,
+    route_broken: IntGaugeVec,
     self_check: Histogram,
 }
 
@@ -59,6 +60,13 @@ impl Metrics {
                 ),
                 &["controller", "result"],
             )?,
+            route_broken: IntGaugeVec::new(
+                Opts::new(
+                    "waxwing_certificate_route_broken",
+                    "1 while a permanent path for the Certificate's challenges leads elsewhere, else 0",
+                ),
+                &["namespace", "name"],
+            )?,
             self_check: Histogram::with_opts(
                 HistogramOpts::new(
                     "waxwing_self_check_seconds",
@@ -74,6 +82,7 @@ impl Metrics {
         metrics.registry.register(Box::new(metrics.issuances.clone()))?;
         metrics.registry.register(Box::new(metrics.leader.clone()))?;
         metrics.registry.register(Box::new(metrics.reconciles.clone()))?;
+        metrics.registry.register(Box::new(metrics.route_broken.clone()))?;
         metrics.registry.register(Box::new(metrics.self_check.clone()))?;
         Ok(metrics)
     }
@@ -122,12 +131,21 @@ impl Metrics {
         if !leads {
             self.certificate_ready.reset();
             self.certificate_expiry.reset();
+            self.route_broken.reset();
         }
     }
 
     /// A reconciliation ended.
     pub fn reconcile(&self, controller: &str, ok: bool) {
         self.reconciles.with_label_values(&[controller, if ok { "ok" } else { "error" }]).inc();
+    }
+
+    /// Which Certificates have permanent routes, by namespace and name, and whether one of them is broken.
+    pub fn permanent_routes<'a>(&self, routes: impl Iterator<Item = ((&'a str, &'a str), bool)>) {
+        self.route_broken.reset();
+        for ((namespace, name), broken) in routes {
+            self.route_broken.with_label_values(&[namespace, name]).set(i64::from(broken));
+        }
     }
 
     /// A self-check ended.

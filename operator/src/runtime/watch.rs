@@ -183,7 +183,8 @@ where
         if apis.is_empty() {
             return Self::of(Vec::new());
         }
-        let streams = apis.into_iter().map(|api| watcher(api, config.clone()).backoff(Reconnect::default()).boxed());
+        let streams =
+            apis.into_iter().map(|api| watcher(api, config.clone()).backoff(Reconnect::default()).boxed());
         let (watch, feed) = Self::new(kind, streams.collect(), prune);
         let token = tasks.token();
         tasks.spawn(kind, async move {

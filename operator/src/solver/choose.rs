@@ -182,7 +182,7 @@ mod tests {
         assert!(error.to_string().contains("offers dns-01 for a.example"), "{error}");
         let existing = [AcmeSolver {
             selector: None,
-            http01: Some(Http01 { ingress: None, existing_route: Some(ExistingRoute {}) }),
+            http01: Some(Http01 { existing_route: Some(ExistingRoute {}), ..Http01::default() }),
         }];
         choose(&existing, &BTreeMap::new(), &identifier, false, &[ChallengeType::Http01]).unwrap();
     }

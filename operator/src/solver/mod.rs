@@ -7,13 +7,15 @@ pub mod responder;
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use k8s_openapi::api::networking::v1::IngressClass;
+use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 use waxwing_acme::{ChallengeType, Identifier, NoSolver, SelfCheck, Solver, Solvers};
-use waxwing_api::AcmeSolver;
+use waxwing_api::{AcmeSolver, Http01};
 
 use self::http01::{
     existing_route::ExistingRoute,
+    gateway::GatewayRoute,
     ingress::{IngressRoute, Redirecting},
+    objects::Objects,
     routes::Routes,
 };
 use crate::runtime::{metrics::Metrics, watch::Watch};
@@ -23,34 +25,73 @@ use crate::runtime::{metrics::Metrics, watch::Watch};
 pub struct SolverContext {
     /// The cluster's ingress classes.
     pub ingress_classes: Watch<IngressClass>,
+    /// The cluster's Ingresses.
+    pub ingresses: Watch<Ingress>,
     /// Where self-checks are counted.
     pub metrics: Arc<Metrics>,
+    /// What serves issuances outside of Waxwing's namespace.
+    pub objects: Arc<Objects>,
+    /// Waxwing's own namespace.
+    pub own_namespace: String,
     /// Classes whose edge redirects HTTP to HTTPS.
     pub redirecting: Redirecting,
     /// The routes to the responder.
     pub routes: Arc<Routes>,
     /// Looks at a challenge's answer as a CA would.
     pub self_check: SelfCheck,
+    /// The responder's Service in Waxwing's namespace, and its port.
+    pub service: (String, u16),
+    /// The image of solver pods.
+    pub solver_image: String,
 }
 
-/// The solvers of one issuer for one Certificate, whose labels selectors may ask for.
+/// For whom challenges are solved: what solvers know of a Certificate.
+#[derive(Clone, Debug)]
+pub struct Applicant {
+    /// The Certificate's labels, which selectors may ask for.
+    pub labels: BTreeMap<String, String>,
+    /// Its DNS names, without wildcards.
+    pub names: Vec<String>,
+    /// Its namespace.
+    pub namespace: String,
+    /// The thumbprint of the issuer's account (RFC 7638).
+    pub thumbprint: String,
+    /// Its UID.
+    pub uid: String,
+}
+
+impl Applicant {
+    /// The name that what serves it has, or begins with.
+    fn object_name(&self) -> String {
+        http01::objects::object_name(&self.uid)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn example() -> Self {
+        Self {
+            labels: BTreeMap::new(),
+            names: vec!["shop.example.com".to_owned(), "www.example.com".to_owned()],
+            namespace: "web".to_owned(),
+            thumbprint: "thumb_print-1".to_owned(),
+            uid: "0a1b2c3d-0000-4000-8000-000000000001".to_owned(),
+        }
+    }
+}
+
+/// The solvers of one issuer for one Certificate.
 pub fn solvers_for(
     context: &Arc<SolverContext>,
     solvers: &[AcmeSolver],
-    certificate_labels: &BTreeMap<String, String>,
+    applicant: Applicant,
 ) -> IssuerSolvers {
-    IssuerSolvers {
-        context: Arc::clone(context),
-        labels: certificate_labels.clone(),
-        solvers: solvers.to_vec(),
-    }
+    IssuerSolvers { context: Arc::clone(context), applicant: Arc::new(applicant), solvers: solvers.to_vec() }
 }
 
 /// Chooses among the solvers of one issuer.
 #[derive(Clone, Debug)]
 pub struct IssuerSolvers {
     context: Arc<SolverContext>,
-    labels: BTreeMap<String, String>,
+    applicant: Arc<Applicant>,
     solvers: Vec<AcmeSolver>,
 }
 
@@ -61,16 +102,19 @@ impl Solvers for IssuerSolvers {
         wildcard: bool,
         offered: &[ChallengeType],
     ) -> Result<Arc<dyn Solver>, NoSolver> {
-        let chosen = choose::choose(&self.solvers, &self.labels, identifier, wildcard, offered)?;
-        let http01 = chosen.http01.as_ref();
-        if http01.is_some_and(|http01| http01.existing_route.is_some()) {
-            return Ok(Arc::new(ExistingRoute::new(&self.context)));
-        }
-        match http01.and_then(|http01| http01.ingress.as_ref()) {
-            Some(ingress) => Ok(Arc::new(IngressRoute::new(&self.context, ingress, identifier)?)),
-            None => Err(NoSolver::new(format!(
-                "the issuer's solver for {identifier} says no way to solve: give it http01.ingress or \
-                 http01.existingRoute"
+        let (context, applicant) = (&self.context, &self.applicant);
+        let chosen = choose::choose(&self.solvers, &applicant.labels, identifier, wildcard, offered)?;
+        match chosen.http01.as_ref() {
+            Some(Http01 { existing_route: Some(_), .. }) => Ok(Arc::new(ExistingRoute::new(context))),
+            Some(Http01 { ingress: Some(ingress), .. }) => {
+                Ok(Arc::new(IngressRoute::new(context, applicant, ingress, identifier)?))
+            }
+            Some(Http01 { gateway_http_route: Some(gateway), .. }) => {
+                Ok(Arc::new(GatewayRoute::new(context, applicant, gateway, identifier)?))
+            }
+            _ => Err(NoSolver::new(format!(
+                "the issuer's solver for {identifier} says no way to solve: give it http01.ingress, \
+                 http01.gatewayHTTPRoute or http01.existingRoute"
             ))),
         }
     }

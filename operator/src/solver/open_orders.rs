@@ -79,6 +79,11 @@ impl OpenOrders {
         self.index.read().unwrap_or_else(PoisonError::into_inner).hosts.contains_key(host)
     }
 
+    /// True if the order Secret of this name is there.
+    pub fn has(&self, order_secret: &str) -> bool {
+        self.index.read().unwrap_or_else(PoisonError::into_inner).secrets.contains_key(order_secret)
+    }
+
     /// True if no order is open at all.
     pub fn is_empty(&self) -> bool {
         self.index.read().unwrap_or_else(PoisonError::into_inner).hosts.is_empty()

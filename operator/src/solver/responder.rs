@@ -4,7 +4,7 @@
 //! account whose order is open for that host. The order Secrets say which that is, in a namespace
 //! that no tenant writes to.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -28,6 +28,11 @@ use crate::runtime::{
 
 /// The path that every challenge begins with.
 pub const PATH: &str = "/.well-known/acme-challenge/";
+/// Where a solver pod says that it is ready.
+pub const HEALTH_PATH: &str = "/healthz";
+
+/// What tokens of our own begin with, that ask whether a path still leads here.
+const PROBE: &str = "waxwing-probe-";
 
 const LIMITS: Limits = Limits {
     connections: 512,
@@ -71,6 +76,46 @@ pub async fn run(
     served.map_err(|source| ServeError::Serve { what, source })
 }
 
+/// Serves the answers of a solver pod until `stop`.
+pub async fn run_given(
+    listener: TcpListener,
+    given: Given,
+    stop: CancellationToken,
+) -> Result<(), ServeError> {
+    let router = answers(Hosts::Given(Arc::new(given))).route(HEALTH_PATH, get(|| async { "ok\n" }));
+    let what = "HTTP-01 solver";
+    serve(listener, router, LIMITS, stop).await.map_err(|source| ServeError::Serve { what, source })
+}
+
+/// What a solver pod answers: every challenge of a few hosts, for one account.
+#[derive(Clone, Debug)]
+pub struct Given {
+    hosts: BTreeSet<String>,
+    thumbprint: String,
+}
+
+impl Given {
+    /// `None` if the thumbprint isn't one (RFC 7638, base64url), or a host can't be asked for.
+    pub fn new<H: AsRef<str>>(hosts: &[H], thumbprint: &str) -> Option<Self> {
+        if thumbprint.is_empty() || !thumbprint.bytes().all(super::is_base64url) {
+            return None;
+        }
+        let hosts = hosts.iter().map(|host| normal_host(host.as_ref())).collect::<Option<_>>()?;
+        Some(Self { hosts, thumbprint: thumbprint.to_owned() })
+    }
+}
+
+/// The answer to a token of our own. No CA takes it for one: it ends in no account's thumbprint.
+pub fn probe_answer(token: &str) -> String {
+    format!("{token}.probe")
+}
+
+/// A token of our own, that no one has asked for yet. Every replica answers it, for every host: so it finds out
+/// whether a path leads here while no order is open.
+pub fn probe_token() -> String {
+    format!("{PROBE}{:032x}", rand::random::<u128>())
+}
+
 /// Returns when no order has been open for a while.
 async fn settled(orders: &OpenOrders) {
     let mut changed = orders.changed();
@@ -83,19 +128,42 @@ async fn settled(orders: &OpenOrders) {
     }
 }
 
+/// Who answers for a host.
 #[derive(Clone)]
-struct Responder {
-    orders: OpenOrders,
-    waiting: Arc<Semaphore>,
+enum Hosts {
+    Given(Arc<Given>),
+    Orders { orders: OpenOrders, waiting: Arc<Semaphore> },
+}
+
+impl Hosts {
+    async fn thumbprint(&self, host: &str) -> Option<String> {
+        match self {
+            Self::Given(given) => given.hosts.contains(host).then(|| given.thumbprint.clone()),
+            Self::Orders { orders, waiting } => match orders.thumbprint(host) {
+                Some(thumbprint) => Some(thumbprint),
+                None => match waiting.try_acquire() {
+                    Ok(_permit) => orders.wait_for_thumbprint(host, MISS).await,
+                    Err(_) => None,
+                },
+            },
+        }
+    }
+
+    fn is_probe(&self, token: &str) -> bool {
+        matches!(self, Self::Orders { .. }) && token.starts_with(PROBE)
+    }
 }
 
 fn router(orders: OpenOrders) -> Router {
-    let responder = Responder { orders, waiting: Arc::new(Semaphore::new(WAITING)) };
-    Router::new().route(&format!("{PATH}{{token}}"), get(answer)).with_state(responder)
+    answers(Hosts::Orders { orders, waiting: Arc::new(Semaphore::new(WAITING)) })
+}
+
+fn answers(hosts: Hosts) -> Router {
+    Router::new().route(&format!("{PATH}{{token}}"), get(answer).with_state(hosts))
 }
 
 async fn answer(
-    State(responder): State<Responder>,
+    State(hosts): State<Hosts>,
     Path(token): Path<String>,
     uri: Uri,
     headers: HeaderMap,
@@ -107,20 +175,20 @@ async fn answer(
     if !is_token(&token) {
         return unknown();
     }
-    let thumbprint = match responder.orders.thumbprint(&host) {
-        Some(thumbprint) => Some(thumbprint),
-        None => match responder.waiting.try_acquire() {
-            Ok(_permit) => responder.orders.wait_for_thumbprint(&host, MISS).await,
-            Err(_) => None,
-        },
-    };
-    let Some(thumbprint) = thumbprint else {
+    if hosts.is_probe(&token) {
+        return text(probe_answer(&token));
+    }
+    let Some(thumbprint) = hosts.thumbprint(&host).await else {
         tracing::debug!(host, "asked for a challenge of a host without an open order");
         return unknown();
     };
     tracing::debug!(host, "answered a challenge");
+    text(format!("{token}.{thumbprint}"))
+}
+
+fn text(body: String) -> Response {
     let headers = [(CONTENT_TYPE, "text/plain; charset=utf-8"), (CACHE_CONTROL, "no-store")];
-    (headers, format!("{token}.{thumbprint}")).into_response()
+    (headers, body).into_response()
 }
 
 fn unknown() -> Response {
@@ -187,6 +255,33 @@ mod tests {
         for host in ["other.example.com", "example.com", "", "[", "[::1]:80"] {
             assert_eq!(ask(&router, host, path).await.0, StatusCode::NOT_FOUND, "{host}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn tokens_of_our_own_are_answered_for_every_host() {
+        let token = probe_token();
+        let path = format!("{PATH}{token}");
+        let answer = (StatusCode::OK, probe_answer(&token));
+        assert_eq!(ask(&responder().await, "other.example.com", &path).await, answer);
+        let given = Given::new(&["other.example.com"], "thumb").unwrap();
+        let pod = answers(Hosts::Given(Arc::new(given)));
+        assert_eq!(
+            ask(&pod, "other.example.com", &path).await.1,
+            format!("{token}.thumb"),
+            "a pod has no use for them"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_pod_answers_what_it_was_given() {
+        let given = Given::new(&["Shop.example.com.", "www.example.com"], "thumb").unwrap();
+        let pod = answers(Hosts::Given(Arc::new(given)));
+        let path = "/.well-known/acme-challenge/abc";
+        assert_eq!(ask(&pod, "shop.example.com", path).await, (StatusCode::OK, "abc.thumb".to_owned()));
+        assert_eq!(ask(&pod, "www.example.com:80", path).await.0, StatusCode::OK);
+        assert_eq!(ask(&pod, "example.com", path).await.0, StatusCode::NOT_FOUND);
+        assert!(Given::new(&["a.example"], "no thumbprint").is_none());
+        assert!(Given::new(&[""], "thumb").is_none());
     }
 
     #[tokio::test]

@@ -124,6 +124,8 @@ fn visit(schema: &Value, value: &Value, path: &str, problems: &mut Vec<String>) 
             _ if schema["additionalProperties"].is_object() => {
                 visit(&schema["additionalProperties"], field, &path, problems);
             }
+            // Checked elsewhere, when it is used.
+            _ if schema["x-kubernetes-preserve-unknown-fields"] == true => {}
             // Every object has them; the API server knows their schema.
             Value::Null if ["apiVersion", "kind", "metadata"].contains(&path.as_str()) => {}
             Value::Null => problems.push(format!("{path}: unknown field")),

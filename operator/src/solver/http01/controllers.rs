@@ -8,12 +8,29 @@ pub type Annotations = &'static [(&'static str, &'static str)];
 pub struct Controller {
     /// `spec.controller` of its `IngressClass`, or what that begins with where a `/` and a name may follow.
     pub controller: &'static str,
-    /// Whether an Ingress in Waxwing's namespace reaches users' hosts; if not, why, and what to do instead.
+    /// How it is solved unless the issuer says.
+    pub mode: Mode,
+    /// Why an Ingress in Waxwing's namespace doesn't reach users' hosts, where it doesn't.
     pub foreign_host: Result<(), &'static str>,
     /// What the route needs to be reached by plain HTTP, whatever is set for the host or the whole controller.
     pub plain: Annotations,
     /// What a second route needs, to be reached by HTTPS where the edge redirects all HTTP there.
     pub redirected: Option<Annotations>,
+}
+
+/// How a controller's challenges are solved unless the issuer says.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Mode {
+    /// By an Ingress in Waxwing's namespace, to Waxwing itself.
+    Operator,
+    /// By a pod and an Ingress in the Certificate's namespace.
+    Pod {
+        /// Whether an Ingress of that namespace that has the host takes the path, where there is one: a second one of
+        /// the same host would be ignored, or cost a load balancer.
+        in_place: bool,
+        /// Whether the pod's Service needs a port on every node.
+        node_port: bool,
+    },
 }
 
 /// What is known about a controller; for an unknown one, that it does as the Ingress API says.
@@ -26,12 +43,13 @@ pub fn of(controller: Option<&str>) -> &'static Controller {
     TABLE.iter().find(known).unwrap_or(&UNKNOWN)
 }
 
-const UNKNOWN: Controller = Controller { controller: "", foreign_host: Ok(()), plain: &[], redirected: None };
+const UNKNOWN: Controller =
+    Controller { controller: "", mode: Mode::Operator, foreign_host: Ok(()), plain: &[], redirected: None };
 
 const ONE_NAMESPACE: &str = "it serves a host from one namespace alone, so a challenge can't be routed to Waxwing's; \
-     route /.well-known/acme-challenge/ to Waxwing yourself and use http01.existingRoute";
+     write responder: Pod, or remove responder";
 const PER_INGRESS: &str = "it makes a load balancer for each Ingress, so a route made for a challenge would not be \
-     where the name points; route /.well-known/acme-challenge/ to Waxwing yourself and use http01.existingRoute";
+     where the name points; write http01.ingress.name, the Ingress that serves the name, and responder: Pod";
 
 const TABLE: &[Controller] = &[
     // https://kubernetes.github.io/ingress-nginx/user-guide/nginx-configuration/annotations/
@@ -77,10 +95,34 @@ const TABLE: &[Controller] = &[
         plain: &[("konghq.com/protocols", "http,https"), ("konghq.com/strip-path", "false")],
         ..UNKNOWN
     },
-    Controller { controller: "nginx.org/ingress-controller", foreign_host: Err(ONE_NAMESPACE), ..UNKNOWN },
-    Controller { controller: "openshift.io/ingress-to-route", foreign_host: Err(ONE_NAMESPACE), ..UNKNOWN },
-    Controller { controller: "ingress.k8s.aws/alb", foreign_host: Err(PER_INGRESS), ..UNKNOWN },
-    Controller { controller: "k8s.io/ingress-gce", foreign_host: Err(PER_INGRESS), ..UNKNOWN },
+    // A host is one Ingress's, the oldest; a second one is ignored, whatever its namespace.
+    // https://docs.nginx.com/nginx-ingress-controller/configuration/host-and-listener-collisions/
+    Controller {
+        controller: "nginx.org/ingress-controller",
+        mode: Mode::Pod { in_place: true, node_port: false },
+        foreign_host: Err(ONE_NAMESPACE),
+        ..UNKNOWN
+    },
+    // A host is one namespace's, the one with the oldest route; paths may be spread over its Ingresses.
+    Controller {
+        controller: "openshift.io/ingress-to-route",
+        mode: Mode::Pod { in_place: false, node_port: false },
+        foreign_host: Err(ONE_NAMESPACE),
+        ..UNKNOWN
+    },
+    // By default both send traffic to ports of nodes.
+    Controller {
+        controller: "ingress.k8s.aws/alb",
+        mode: Mode::Pod { in_place: true, node_port: true },
+        foreign_host: Err(PER_INGRESS),
+        ..UNKNOWN
+    },
+    Controller {
+        controller: "k8s.io/ingress-gce",
+        mode: Mode::Pod { in_place: true, node_port: true },
+        foreign_host: Err(PER_INGRESS),
+        ..UNKNOWN
+    },
 ];
 
 #[cfg(test)]
@@ -101,5 +143,12 @@ mod tests {
         assert_eq!(of(Some("k8s.io/ingress-nginx-of-mine")), &UNKNOWN);
         assert_eq!(of(Some("example.com/mine")), &UNKNOWN);
         assert_eq!(of(None), &UNKNOWN);
+    }
+
+    #[test]
+    fn a_pod_answers_exactly_where_waxwing_itself_cant() {
+        for known in TABLE {
+            assert_eq!(known.mode == Mode::Operator, known.foreign_host.is_ok(), "{}", known.controller);
+        }
     }
 }

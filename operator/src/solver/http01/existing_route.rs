@@ -31,13 +31,7 @@ impl Solver for ExistingRoute {
     }
 
     fn record(&self, challenge: &Challenge) -> Presented {
-        let host = challenge.identifier.to_string();
-        Presented {
-            identifier: host.clone(),
-            challenge_type: ChallengeType::Http01,
-            solver: self.id(),
-            value: host,
-        }
+        super::record(self.id(), challenge)
     }
 
     async fn present(&self, _: &Challenge) -> Result<(), SolverError> {
@@ -46,11 +40,7 @@ impl Solver for ExistingRoute {
     }
 
     async fn self_check(&self, challenge: &Challenge) -> Evidence {
-        let host = challenge.identifier.to_string();
-        let evidence =
-            self.context.self_check.http01(&host, &challenge.token, &challenge.key_authorization).await;
-        self.context.metrics.self_check(evidence.elapsed);
-        evidence
+        super::self_check(&self.context, challenge).await
     }
 
     async fn clean_up(&self, _: &Presented) -> Result<(), SolverError> {

@@ -1,4 +1,5 @@
-//! `http01.ingress`: an Ingress in Waxwing's namespace routes a host's challenges to the responder.
+//! `http01.ingress`: an Ingress routes a host's challenges to who answers: Waxwing itself by an Ingress in its own
+//! namespace, or what stands beside the Certificate.
 
 use std::{
     collections::HashSet,
@@ -12,13 +13,16 @@ use tokio::time::Instant;
 use waxwing_acme::{
     Challenge, ChallengeType, Evidence, Identifier, NoSolver, Presented, Solver, SolverError,
 };
-use waxwing_api::{Http01Ingress, PathType};
+use waxwing_api::{Http01Ingress, PathType, RoutePolicy, ServiceType};
 
 use super::{
-    controllers::{self, Controller},
+    beside::{self, Beside},
+    controllers::{self, Controller, Mode},
+    in_place,
+    objects::Object,
     route::Route,
 };
-use crate::solver::SolverContext;
+use crate::solver::{Applicant, SolverContext};
 
 const DEFAULT_CLASS: &str = "ingressclass.kubernetes.io/is-default-class";
 
@@ -33,60 +37,70 @@ impl Redirecting {
         self.classes.lock().unwrap_or_else(PoisonError::into_inner).insert(class);
     }
 
-    fn contains(&self, class: Option<&String>) -> bool {
+    pub(super) fn contains(&self, class: Option<&String>) -> bool {
         self.classes.lock().unwrap_or_else(PoisonError::into_inner).contains(&class.cloned())
     }
 }
 
-/// Solves by an Ingress of its own for each host.
+/// Solves by a path at an ingress controller.
 #[derive(Clone, Debug)]
 pub struct IngressRoute {
     context: Arc<SolverContext>,
+    applicant: Arc<Applicant>,
     class: Option<String>,
     controller: &'static Controller,
     path_type: PathType,
+    /// None: Waxwing itself answers, by an Ingress in its own namespace.
+    beside: Option<Beside>,
 }
 
 impl IngressRoute {
     /// The solver for `identifier`, unless no Ingress can route to it.
     pub fn new(
         context: &Arc<SolverContext>,
+        applicant: &Arc<Applicant>,
         spec: &Http01Ingress,
         identifier: &Identifier,
     ) -> Result<Self, NoSolver> {
-        if let Identifier::Ip(address) = identifier {
-            return Err(NoSolver::new(format!(
-                "an Ingress can't route {address}, which is no DNS name: use http01.existingRoute for it"
-            )));
-        }
+        let host = match identifier {
+            Identifier::Dns(host) => host,
+            Identifier::Ip(address) => {
+                return Err(NoSolver::new(format!(
+                    "an Ingress can't route {address}, which is no DNS name: use http01.existingRoute for it"
+                )));
+            }
+        };
         let class = class(&context.ingress_classes.store().state(), spec.ingress_class_name.as_deref());
         let controller = controllers::of(class.controller.as_deref());
-        if let Err(why) = controller.foreign_host {
-            return Err(NoSolver::new(format!(
-                "the ingress controller {} can't route the challenge for {identifier}: {why}",
+        let serving = || {
+            let ingresses = context.ingresses.store().state();
+            in_place::serving(ingresses.iter().map(|ingress| &**ingress), &applicant.namespace, host)
+        };
+        let beside = way(spec, controller, serving).map_err(|why| {
+            NoSolver::new(format!(
+                "the ingress controller {} can't route the challenge for {host}: {why}",
                 controller.controller
-            )));
-        }
-        Ok(Self { context: Arc::clone(context), class: class.name, controller, path_type: spec.path_type })
+            ))
+        })?;
+        Ok(Self {
+            context: Arc::clone(context),
+            applicant: Arc::clone(applicant),
+            class: class.name,
+            controller,
+            path_type: spec.path_type,
+            beside,
+        })
     }
 
-    /// The routes that the host needs as far as is known.
-    async fn ensure(&self, host: &str, token: Option<&str>) -> Result<(), SolverError> {
-        let mut variants = vec![self.controller.plain];
-        if self.context.redirecting.contains(self.class.as_ref()) {
-            variants.extend(self.controller.redirected);
+    /// What the host needs as far as is known. Answers with the pod, where there is one.
+    async fn ensure(&self, host: &str, token: Option<&str>) -> Result<Option<Object>, SolverError> {
+        let redirecting = self.context.redirecting.contains(self.class.as_ref());
+        let routes = routes(self.controller, self.class.as_ref(), redirecting, host, token);
+        if let Some(beside) = &self.beside {
+            return beside.ensure(&self.context, &self.applicant, &routes).await;
         }
-        let ensure = variants.into_iter().map(|annotations| async move {
-            let route = Route {
-                annotations,
-                class: self.class.clone(),
-                host: host.to_owned(),
-                token: token.map(str::to_owned),
-            };
-            self.context.routes.ensure(&route).await
-        });
-        match try_join_all(ensure).await {
-            Ok(_) => Ok(()),
+        match try_join_all(routes.iter().map(|route| self.context.routes.ensure(route))).await {
+            Ok(_) => Ok(None),
             Err(error) => Err(SolverError::caused_by(
                 format!("couldn't route the challenge for {host} to Waxwing: {error}"),
                 error,
@@ -103,7 +117,8 @@ impl IngressRoute {
 
     /// True if the edge may redirect to HTTPS and no route waits there yet.
     fn lacks_redirected(&self) -> bool {
-        self.controller.redirected.is_some() && !self.context.redirecting.contains(self.class.as_ref())
+        let own = self.beside.as_ref().is_none_or(|beside| beside.in_place.is_none());
+        own && self.controller.redirected.is_some() && !self.context.redirecting.contains(self.class.as_ref())
     }
 
     async fn follow_redirect(&self, host: &str, challenge: &Challenge) {
@@ -122,7 +137,11 @@ impl IngressRoute {
 #[async_trait]
 impl Solver for IngressRoute {
     fn id(&self) -> String {
-        format!("http-01/ingress/{}", self.class.as_deref().unwrap_or_default())
+        let class = self.class.as_deref().unwrap_or_default();
+        match &self.beside {
+            None => format!("http-01/ingress/{class}"),
+            Some(beside) => format!("http-01/ingress/{class}/{}", beside.word()),
+        }
     }
 
     fn challenge_type(&self) -> ChallengeType {
@@ -130,25 +149,23 @@ impl Solver for IngressRoute {
     }
 
     fn record(&self, challenge: &Challenge) -> Presented {
-        let host = challenge.identifier.to_string();
-        Presented {
-            identifier: host.clone(),
-            challenge_type: ChallengeType::Http01,
-            solver: self.id(),
-            value: host,
-        }
+        super::record(self.id(), challenge)
     }
 
     async fn prepare(&self, identifier: &Identifier) -> Result<(), SolverError> {
         match self.path_type {
-            PathType::Prefix => self.ensure(&identifier.to_string(), None).await,
+            PathType::Prefix => self.ensure(&identifier.to_string(), None).await.map(|_| ()),
             // There is no path before there is a token.
             PathType::Exact => Ok(()),
         }
     }
 
     async fn present(&self, challenge: &Challenge) -> Result<(), SolverError> {
-        self.ensure(&challenge.identifier.to_string(), self.token(challenge)).await
+        let pod = self.ensure(&challenge.identifier.to_string(), self.token(challenge)).await?;
+        match (&self.beside, pod) {
+            (Some(beside), Some(pod)) => beside.ready(&self.context, &pod).await,
+            _ => Ok(()),
+        }
     }
 
     async fn self_check(&self, challenge: &Challenge) -> Evidence {
@@ -182,18 +199,83 @@ impl Solver for IngressRoute {
 
     async fn clean_up(&self, _: &Presented) -> Result<(), SolverError> {
         // Routes hold no token and may serve another order; they are swept when it has been quiet.
+        if self.beside.is_some() {
+            self.context.objects.done(&self.applicant.uid);
+        }
         Ok(())
     }
 }
 
+/// What a host needs at the edge.
+pub(super) fn routes(
+    controller: &Controller,
+    class: Option<&String>,
+    redirecting: bool,
+    host: &str,
+    token: Option<&str>,
+) -> Vec<Route> {
+    let redirected = controller.redirected.filter(|_| redirecting);
+    [Some(controller.plain), redirected]
+        .into_iter()
+        .flatten()
+        .map(|annotations| Route {
+            annotations,
+            class: class.cloned(),
+            host: host.to_owned(),
+            token: token.map(str::to_owned),
+        })
+        .collect()
+}
+
+/// How the challenge is solved: as the issuer says, else as is known of the controller. `serving` gives an Ingress of
+/// the Certificate's namespace that has the host.
+fn way(
+    spec: &Http01Ingress,
+    controller: &Controller,
+    serving: impl Fn() -> Option<String>,
+) -> Result<Option<Beside>, &'static str> {
+    let (in_place, node_port) = match controller.mode {
+        Mode::Operator => (false, false),
+        Mode::Pod { in_place, node_port } => (in_place, node_port),
+    };
+    let pod = || beside::Responder::Pod {
+        template: spec.pod_template.clone().map(Box::new),
+        service_type: spec.service_type.unwrap_or(if node_port {
+            ServiceType::NodePort
+        } else {
+            ServiceType::ClusterIp
+        }),
+    };
+    let beside = |responder, in_place| Ok(Some(Beside { responder, in_place }));
+    match (spec.responder, &spec.name) {
+        (Some(waxwing_api::Responder::Pod), None) => beside(pod(), in_place.then(serving).flatten()),
+        (Some(waxwing_api::Responder::Pod), Some(name)) => beside(pod(), Some(name.clone())),
+        (Some(waxwing_api::Responder::Operator), Some(name)) => {
+            beside(beside::Responder::Operator, Some(name.clone()))
+        }
+        (None, Some(name)) => match controller.mode {
+            Mode::Operator => beside(beside::Responder::Operator, Some(name.clone())),
+            Mode::Pod { .. } => beside(pod(), Some(name.clone())),
+        },
+        (Some(waxwing_api::Responder::Operator), None) => controller.foreign_host.map(|()| None),
+        (None, None) => match controller.mode {
+            Mode::Operator => Ok(None),
+            Mode::Pod { .. } if spec.route_policy == RoutePolicy::Permanent => Err(
+                "it needs a pod, whose path can't stay; remove routePolicy: Permanent, or use existingRoute",
+            ),
+            Mode::Pod { .. } => beside(pod(), in_place.then(serving).flatten()),
+        },
+    }
+}
+
 #[derive(Debug, Eq, PartialEq)]
-struct Class {
-    name: Option<String>,
-    controller: Option<String>,
+pub(super) struct Class {
+    pub(super) name: Option<String>,
+    pub(super) controller: Option<String>,
 }
 
 /// The named class, or the cluster's default: as the API server does, the newest of those marked so.
-fn class(classes: &[Arc<IngressClass>], name: Option<&str>) -> Class {
+pub(super) fn class(classes: &[Arc<IngressClass>], name: Option<&str>) -> Class {
     let found = match name {
         Some(name) => classes.iter().find(|class| class.metadata.name.as_deref() == Some(name)),
         None => classes.iter().filter(|class| is_default(class)).max_by_key(|class| {
@@ -229,6 +311,40 @@ mod tests {
             },
             spec: Some(IngressClassSpec { controller: Some(controller.to_owned()), parameters: None }),
         })
+    }
+
+    #[test]
+    fn the_issuer_decides_else_the_controller() {
+        let traefik = controllers::of(Some("traefik.io/ingress-controller"));
+        let openshift = controllers::of(Some("openshift.io/ingress-to-route"));
+        let alb = controllers::of(Some("ingress.k8s.aws/alb"));
+        let said = |spec: &Http01Ingress, controller, serving: Option<&str>| {
+            way(spec, controller, || serving.map(str::to_owned)).map(|beside| {
+                beside.map(|beside| {
+                    let service = match beside.responder {
+                        beside::Responder::Operator => None,
+                        beside::Responder::Pod { service_type, .. } => Some(service_type),
+                    };
+                    (service, beside.in_place)
+                })
+            })
+        };
+        let plain = Http01Ingress::default();
+        let pod = Http01Ingress { responder: Some(waxwing_api::Responder::Pod), ..plain.clone() };
+        let operator = Http01Ingress { responder: Some(waxwing_api::Responder::Operator), ..plain.clone() };
+        let named = Http01Ingress { name: Some("app".to_owned()), ..plain.clone() };
+        let permanent = Http01Ingress { route_policy: RoutePolicy::Permanent, ..plain.clone() };
+        let app = Some("app".to_owned());
+        assert_eq!(said(&plain, traefik, Some("app")), Ok(None));
+        assert_eq!(said(&pod, traefik, Some("app")), Ok(Some((Some(ServiceType::ClusterIp), None))));
+        assert_eq!(said(&named, traefik, None), Ok(Some((None, app.clone()))));
+        assert_eq!(said(&plain, openshift, Some("app")), Ok(Some((Some(ServiceType::ClusterIp), None))));
+        assert!(said(&operator, openshift, None).unwrap_err().contains("responder: Pod"));
+        assert!(said(&permanent, openshift, None).is_err());
+        assert_eq!(said(&permanent, traefik, None), Ok(None));
+        assert_eq!(said(&plain, alb, Some("app")), Ok(Some((Some(ServiceType::NodePort), app.clone()))));
+        assert_eq!(said(&plain, alb, None), Ok(Some((Some(ServiceType::NodePort), None))));
+        assert_eq!(said(&named, alb, None), Ok(Some((Some(ServiceType::NodePort), app))));
     }
 
     #[test]

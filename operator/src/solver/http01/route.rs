@@ -49,6 +49,14 @@ impl Route {
         name
     }
 
+    /// Its path, and how it is matched.
+    pub fn path(&self) -> (String, &'static str) {
+        match &self.token {
+            Some(token) => (format!("{PATH}{token}"), "Exact"),
+            None => (PATH.to_owned(), "Prefix"),
+        }
+    }
+
     /// Its Ingress, with the responder's Service (name, port) behind it.
     pub fn ingress(&self, namespace: &str, service: &(String, u16)) -> Ingress {
         let (service, port) = service;
@@ -59,10 +67,7 @@ impl Route {
             }),
             resource: None,
         };
-        let (path, path_type) = match &self.token {
-            Some(token) => (format!("{PATH}{token}"), "Exact"),
-            None => (PATH.to_owned(), "Prefix"),
-        };
+        let (path, path_type) = self.path();
         let path = HTTPIngressPath { backend, path: Some(path), path_type: path_type.to_owned() };
         let annotations = self.annotations.iter().map(|&(key, value)| (key.to_owned(), value.to_owned()));
         Ingress {
@@ -116,6 +121,11 @@ pub fn is_route(ingress: &Ingress) -> bool {
 /// The host that a route is for.
 pub fn host_of(ingress: &Ingress) -> Option<&str> {
     ingress.spec.as_ref()?.rules.as_ref()?.first()?.host.as_deref()
+}
+
+/// The class of the ingress controller that has it.
+pub fn class_of(ingress: &Ingress) -> Option<&str> {
+    ingress.spec.as_ref()?.ingress_class_name.as_deref()
 }
 
 #[cfg(test)]

@@ -10,16 +10,20 @@ use std::{
 use futures::{StreamExt, stream};
 use k8s_openapi::api::networking::v1::Ingress;
 use kube::{
-    Api, Client,
+    Api, Client, ResourceExt,
     api::{DeleteParams, Patch, PatchParams, Preconditions},
 };
+use serde_json::json;
 use tokio::{
     sync::Notify,
     time::{Instant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 
-use super::route::{Route, host_of, is_intact, is_route};
+use super::{
+    permanent::Kept,
+    route::{Route, class_of, host_of, is_intact, is_route},
+};
 use crate::{
     runtime::{
         client::{CallError, bounded},
@@ -30,6 +34,10 @@ use crate::{
 
 /// The field manager of routes.
 const MANAGER: &str = "waxwing-route";
+/// Who notes what has been seen of routes: another manager, so that making a route again leaves it.
+const WATCHER: &str = "waxwing-watcher";
+/// Annotation on a route that has been seen to lead here.
+const LED_HERE: &str = "waxwing.dev/led-here";
 /// Deletions at once.
 const DELETIONS: usize = 8;
 /// What this process knows of a route that isn't in the cache is forgotten after this long.
@@ -44,6 +52,7 @@ pub struct Routes {
     quiet: Duration,
     ingresses: Watch<Ingress>,
     orders: OpenOrders,
+    kept: Kept,
     known: Mutex<HashMap<String, Known>>,
     deleted: Notify,
 }
@@ -51,7 +60,7 @@ pub struct Routes {
 #[derive(Clone, Debug)]
 struct Known {
     last_used: Instant,
-    /// Whether an order of its host was open at the last look.
+    /// Whether it was needed at the last look.
     open: bool,
     phase: Phase,
 }
@@ -80,6 +89,7 @@ struct Seen {
     name: String,
     uid: String,
     host: String,
+    class: Option<String>,
 }
 
 /// What to do to have a route.
@@ -90,8 +100,8 @@ enum Step {
 }
 
 impl Routes {
-    /// `service` is the responder's Service in `namespace` and its port. A route without an open
-    /// order that was last needed `quiet` ago is deleted.
+    /// `service` is the responder's Service in `namespace` and its port. A route without an open order that was last
+    /// needed `quiet` ago is deleted, unless it is `kept`.
     pub fn new(
         client: Client,
         namespace: &str,
@@ -99,6 +109,7 @@ impl Routes {
         quiet: Duration,
         ingresses: Watch<Ingress>,
         orders: OpenOrders,
+        kept: Kept,
     ) -> Self {
         Self {
             api: Api::namespaced(client, namespace),
@@ -107,6 +118,7 @@ impl Routes {
             quiet,
             ingresses,
             orders,
+            kept,
             known: Mutex::default(),
             deleted: Notify::new(),
         }
@@ -133,10 +145,26 @@ impl Routes {
         }
     }
 
+    /// Whether a route has been seen to lead here.
+    pub fn has_led_here(&self, route: &Route) -> bool {
+        let cached = self.ingresses.get(Some(&self.namespace), &route.name());
+        cached.is_some_and(|found| found.annotations().contains_key(LED_HERE))
+    }
+
+    /// Notes at a route, for later processes too, that it has been seen to lead here.
+    pub async fn note_that_it_leads_here(&self, route: &Route) -> Result<(), CallError> {
+        let name = route.name();
+        let what = format!("annotate Ingress {}/{name}", self.namespace);
+        let patch = Patch::Merge(json!({"metadata": {"annotations": {LED_HERE: "true"}}}));
+        let parameters = PatchParams { field_manager: Some(WATCHER.into()), ..PatchParams::default() };
+        bounded(what, self.api.patch_metadata(&name, &parameters, &patch)).await.map(|_| ())
+    }
+
     /// Deletes routes that no one needs, until `stop`. Those that an earlier process left are among them.
     pub async fn sweep(&self, stop: CancellationToken) {
         let mut changes = pin!(self.ingresses.changes());
         let mut orders = self.orders.changed();
+        let mut kept = self.kept.changed();
         loop {
             let (due, next) = self.due(Instant::now());
             stream::iter(due).for_each_concurrent(DELETIONS, |seen| self.delete(seen)).await;
@@ -153,6 +181,10 @@ impl Routes {
                     () = stop.cancelled() => return,
                     () = pause.as_mut() => break,
                     changed = orders.changed() => match changed {
+                        Ok(()) => break,
+                        Err(_) => return,
+                    },
+                    changed = kept.changed() => match changed {
                         Ok(()) => break,
                         Err(_) => return,
                     },
@@ -194,7 +226,7 @@ impl Routes {
     }
 
     async fn delete(&self, seen: Seen) {
-        let Seen { name, uid, host } = seen;
+        let Seen { name, uid, host, .. } = seen;
         let parameters = DeleteParams {
             preconditions: Some(Preconditions { uid: Some(uid.clone()), resource_version: None }),
             ..DeleteParams::default()
@@ -218,7 +250,10 @@ impl Routes {
         let ours = |ingress: &Ingress| ingress.metadata.namespace.as_ref() == namespace && is_route(ingress);
         let seen: Vec<Seen> =
             self.ingresses.store().state_filter(ours).iter().filter_map(|one| seen(one)).collect();
-        due(&seen, &mut self.known(), |host| self.orders.is_open(host), now, self.quiet)
+        let needed = |seen: &Seen| {
+            self.orders.is_open(&seen.host) || self.kept.holds(seen.class.as_deref(), &seen.host)
+        };
+        due(&seen, &mut self.known(), needed, now, self.quiet)
     }
 
     fn is_ours(&self, ingress: &Ingress) -> bool {
@@ -254,6 +289,7 @@ fn seen(ingress: &Ingress) -> Option<Seen> {
         name: ingress.metadata.name.clone()?,
         uid: ingress.metadata.uid.clone()?,
         host: host_of(ingress).unwrap_or_default().to_owned(),
+        class: class_of(ingress).map(str::to_owned),
     })
 }
 
@@ -261,7 +297,7 @@ fn seen(ingress: &Ingress) -> Option<Seen> {
 fn due(
     seen: &[Seen],
     known: &mut HashMap<String, Known>,
-    is_open: impl Fn(&str) -> bool,
+    is_needed: impl Fn(&Seen) -> bool,
     now: Instant,
     quiet: Duration,
 ) -> (Vec<Seen>, Option<Instant>) {
@@ -275,7 +311,7 @@ fn due(
             _ => entry.phase = Phase::Cached,
         }
         // The end of an order is told by a change; quiet begins then.
-        let open = is_open(&route.host);
+        let open = is_needed(route);
         if open || entry.open {
             entry.last_used = now;
         }
@@ -309,7 +345,7 @@ mod tests {
     const QUIET: Duration = Duration::from_secs(30);
 
     fn route(name: &str, uid: &str) -> Seen {
-        Seen { name: name.to_owned(), uid: uid.to_owned(), host: format!("{name}.example") }
+        Seen { name: name.to_owned(), uid: uid.to_owned(), host: format!("{name}.example"), class: None }
     }
 
     #[tokio::test(start_paused = true)]
@@ -318,7 +354,7 @@ mod tests {
         let at = |seconds| start + Duration::from_secs(seconds);
         let mut known = HashMap::new();
         let routes = [route("a", "1"), route("b", "2")];
-        let open = |host: &str| host == "b.example";
+        let open = |seen: &Seen| seen.host == "b.example";
         // Left by an earlier process: quiet begins when it is first seen.
         assert_eq!(due(&routes, &mut known, open, at(0), QUIET), (vec![], Some(at(30))));
         assert_eq!(due(&routes, &mut known, open, at(29), QUIET), (vec![], Some(at(30))));
@@ -329,7 +365,7 @@ mod tests {
         known.insert("a".to_owned(), Known::new(Phase::Deleted("1".to_owned()), at(31)));
         assert!(due(&routes, &mut known, open, at(90), QUIET).0.is_empty());
         // The order of b ends at 91.
-        let none = |_: &str| false;
+        let none = |_: &Seen| false;
         assert_eq!(due(&routes, &mut known, none, at(91), QUIET).1, Some(at(121)));
         assert_eq!(due(&routes, &mut known, none, at(121), QUIET).0, [route("b", "2")]);
     }
@@ -339,7 +375,7 @@ mod tests {
         let start = Instant::now();
         let mut known = HashMap::new();
         known.insert("a".to_owned(), Known::new(Phase::Deleted("1".to_owned()), start));
-        let none = |_: &str| false;
+        let none = |_: &Seen| false;
         let later = start + QUIET;
         assert_eq!(due(&[route("a", "2")], &mut known, none, later, QUIET).0, [route("a", "2")]);
         // Nothing is remembered for ever.
