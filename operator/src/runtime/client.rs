@@ -38,7 +38,7 @@ pub struct ClientOptions {
 ///
 /// kube's default, and client-go's, grow to 30 s. So long a replica would answer no challenge of a new order after
 /// an outage of the API server, and a new leader would see old news.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Reconnect {
     failures: u32,
 }

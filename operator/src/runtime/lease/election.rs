@@ -223,11 +223,10 @@ impl Election {
             Some(Record { holder: Some(holder), duration, .. }) if *holder != self.identity => {
                 now + self.timing.duration.max(*duration).min(LONGEST)
             }
-            // Released; or this replica's own, from a write whose answer was lost.
-            Some(_) => now,
             // Deleting a Lease doesn't end its holder's work.
             None if self.seen.is_some() => now + self.timing.duration,
-            None => now,
+            // Released; or this replica's own, from a write whose answer was lost; or never there.
+            Some(_) | None => now,
         };
         self.seen = Some(Seen { record, free_at });
     }
