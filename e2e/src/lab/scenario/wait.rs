@@ -2,7 +2,9 @@
 
 use std::{fmt::Debug, pin::pin, time::Duration};
 
+use bytes::Bytes;
 use futures::StreamExt as _;
+use http::Method;
 use k8s_openapi::{api::events::v1::Event, apimachinery::pkg::apis::meta::v1::Condition};
 use kube::{Api, Resource, ResourceExt, api::ListParams, core::NamespaceResourceScope};
 use kube_runtime::{WatchStreamExt as _, watcher::watch_object};
@@ -10,7 +12,7 @@ use serde::de::DeserializeOwned;
 use waxwing_api::{AcmeIssuer as _, Certificate, Issuer, reason};
 
 use super::Scenario;
-use crate::{Error, probe};
+use crate::{Error, lab::RESPONDER_PORT, probe, sandbox::NODE_ADDRESS};
 
 /// Longest time for anything to come about. A failed self-check alone takes 20 s, a silent CA 30 s.
 pub const PATIENCE: Duration = Duration::from_secs(90);
@@ -109,6 +111,17 @@ impl Scenario<'_> {
             secret.map(|_| ()).ok_or("no order is open".to_owned())
         })
         .await
+    }
+
+    /// Waits until Waxwing answers challenges of a host: it has seen that an order is open for it.
+    pub async fn answering(&self, host: &str) -> Result<(), Error> {
+        let http = self.lab().http().await?;
+        let url = format!("http://{NODE_ADDRESS}:{RESPONDER_PORT}/.well-known/acme-challenge/token");
+        probe::until(&format!("an answer for {host}"), PATIENCE, || async {
+            http.send(Method::GET, &url, &[("host", host)], Bytes::new()).await?.ok("the responder")
+        })
+        .await
+        .map(|_| ())
     }
 
     /// Waits until an Issuer's Ready condition has this reason; if it is False, until a Warning that says
