@@ -34,6 +34,7 @@ use crate::{
 /// The replicas, numbered from 0. Dropping it kills them.
 pub struct Fleet<'lab> {
     lab: &'lab Lab,
+    name: String,
     replicas: Vec<Operator>,
     serving: Mutex<BTreeSet<usize>>,
     http: Http,
@@ -52,12 +53,12 @@ pub struct Lease {
 
 impl<'lab> Fleet<'lab> {
     /// Prepares a replica for each of `environments`, with these variables beside those of its place. None runs yet.
-    /// `name` begins the names of their logs.
+    /// `name` begins the names of their logs and identities.
     pub async fn new(lab: &'lab Lab, name: &str, environments: &[&[(&str, &str)]]) -> Result<Self, Error> {
         let mut replicas = Vec::new();
         for ((number, more), address) in environments.iter().enumerate().zip(REPLICA_ADDRESSES) {
             let own = [
-                ("POD_NAME", pod(number)),
+                ("POD_NAME", format!("{name}-{number}")),
                 ("WAXWING_RESPONDER_LISTEN", format!("{address}:8089")),
                 ("WAXWING_ADMIN_LISTEN", format!("{address}:9402")),
                 ("WAXWING_ROUTE_QUIET_PERIOD", "10s".to_owned()),
@@ -92,6 +93,7 @@ impl<'lab> Fleet<'lab> {
             ca_log: lab.step_ca()?.process().log().len(),
             serving: Mutex::default(),
             lab,
+            name: name.to_owned(),
             replicas,
         })
     }
@@ -190,7 +192,7 @@ impl<'lab> Fleet<'lab> {
         let api: Api<LeaseObject> = Api::namespaced(self.lab.client(User::Admin)?, OWN_NAMESPACE);
         let lease = api.get_opt("waxwing").await.map_err(Error::kube(|| "reading the Lease"))?;
         let spec = lease.and_then(|lease| lease.spec).unwrap_or_default();
-        let holder = spec.holder_identity.as_deref().and_then(number);
+        let holder = spec.holder_identity.as_deref().and_then(|identity| self.number(identity));
         Ok(Lease { holder, transitions: spec.lease_transitions.unwrap_or_default() })
     }
 
@@ -266,6 +268,11 @@ impl<'lab> Fleet<'lab> {
         Ok(faults)
     }
 
+    /// The replica with this identity, if it is one of these.
+    fn number(&self, identity: &str) -> Option<usize> {
+        identity.strip_prefix(&self.name)?.strip_prefix('-')?.split('_').next()?.parse().ok()
+    }
+
     async fn serve(&self, change: impl FnOnce(&mut BTreeSet<usize>)) -> Result<(), Error> {
         let endpoints: Vec<_> = {
             let mut serving = self.serving.lock().unwrap_or_else(PoisonError::into_inner);
@@ -290,11 +297,6 @@ fn address(number: usize) -> &'static str {
 
 fn pod(number: usize) -> String {
     format!("waxwing-{number}")
-}
-
-/// The replica with this identity.
-fn number(identity: &str) -> Option<usize> {
-    identity.strip_prefix("waxwing-")?.split('_').next()?.parse().ok()
 }
 
 #[derive(Deserialize)]
