@@ -193,9 +193,10 @@ impl CallError {
         self.status().is_some_and(kube::core::Status::is_invalid)
     }
 
-    /// True if there is no such object (404).
+    /// True if there is no such object, or no such kind (404).
     pub fn is_not_found(&self) -> bool {
-        self.status().is_some_and(kube::core::Status::is_not_found)
+        // A kind that isn't served at all is answered without a reason.
+        self.status().is_some_and(|status| status.is_not_found() || status.code == 404)
     }
 
     /// What the API server answered, if it did.

@@ -22,6 +22,10 @@ use crate::{
 /// How long a pod may take to get ready. The engine gives a solver a minute.
 const POD_PATIENCE: Duration = Duration::from_secs(50);
 
+/// Values of the chart that give rights.
+const IN_PLACE: &str = "http01.rights.inPlace";
+const POD: &str = "http01.rights.pod";
+
 /// What an issuer says of this way.
 #[derive(Clone, Debug)]
 pub struct Beside {
@@ -76,7 +80,7 @@ impl Beside {
             .objects
             .ensure(&applicant.uid, &ingresses)
             .await
-            .map_err(|error| refused("couldn't route the challenge", error))?;
+            .map_err(|error| refused("couldn't route the challenge", POD, error))?;
         Ok(pod)
     }
 
@@ -109,17 +113,20 @@ impl Beside {
                     .objects
                     .ensure_copied_endpoints(&applicant.uid, &applicant.namespace, &name)
                     .await;
-                copied.map_err(|error| refused("couldn't make a Service that leads to Waxwing", error))?;
+                copied.map_err(|error| {
+                    refused("couldn't make a Service that leads to Waxwing", IN_PLACE, error)
+                })?;
                 Ok((name, None))
             }
             Responder::Pod { template, service_type } => {
-                let made = SolverPod::new(applicant, &context.solver_image, template.as_deref(), *service_type);
+                let made =
+                    SolverPod::new(applicant, &context.solver_image, template.as_deref(), *service_type);
                 let objects = [made.pod.clone(), made.service];
                 context
                     .objects
                     .ensure(&applicant.uid, &objects)
                     .await
-                    .map_err(|error| refused("couldn't make the solver pod", error))?;
+                    .map_err(|error| refused("couldn't make the solver pod", POD, error))?;
                 Ok((made.name, Some(made.pod)))
             }
         }
@@ -136,18 +143,25 @@ fn ingress(applicant: &Applicant, route: &Route, service: &str) -> Object {
     Object::new(Kind::Ingress, &applicant.namespace, &name, &applicant.uid, body)
 }
 
-fn refused(doing: &str, error: CallError) -> SolverError {
+/// The error of a call; `right` is the value of the chart that gives the right to it.
+pub(super) fn refused(doing: &str, right: &str, error: CallError) -> SolverError {
     let message = format!("{doing}: {error}");
-    let fix = pod::fix_of_refusal(&message);
-    let advise = error.is_forbidden() || error.is_invalid();
-    let error = SolverError::caused_by(message, error);
-    if advise { error.advising(fix) } else { error }
+    // What was refused for what it is says nothing about the API server: it is the user's to change.
+    let is_verdict = error.status().is_some_and(|status| {
+        (400..500).contains(&status.code) && ![401, 408, 409, 429].contains(&status.code)
+    });
+    if is_verdict {
+        let fix = pod::fix_of_refusal(&message, right);
+        SolverError::new(message).advising(fix)
+    } else {
+        SolverError::caused_by(message, error)
+    }
 }
 
 fn edit_error(error: EditError, ingress: &str) -> SolverError {
     match error {
         EditError::Call(error) => {
-            refused(&format!("couldn't add the challenge's path to Ingress {ingress}"), error)
+            refused(&format!("couldn't add the challenge's path to Ingress {ingress}"), IN_PLACE, error)
         }
         EditError::Unfit(why) => {
             SolverError::new(why).advising("Correct that, or let Waxwing make an Ingress of its own.")

@@ -13,11 +13,11 @@ use waxwing_acme::{
 };
 use waxwing_api::{Http01GatewayHttpRoute, ParentRef};
 
-use super::objects::{Kind, Object, short_hash};
-use crate::{
-    runtime::client::CallError,
-    solver::{Applicant, SolverContext, responder::PATH},
+use super::{
+    beside::refused,
+    objects::{Kind, Object, short_hash},
 };
+use crate::solver::{Applicant, SolverContext, responder::PATH};
 
 /// How long a Gateway's controller may take to say whether it takes an `HTTPRoute`.
 const ACCEPTANCE: Duration = Duration::from_secs(5);
@@ -53,9 +53,12 @@ impl GatewayRoute {
         let grant = grant(&self.applicant, &context.own_namespace, service);
         let objects = [route.clone(), grant];
         context.objects.ensure(&self.applicant.uid, &objects).await.map_err(|error| {
-            let fix = fix(&error);
-            let message = format!("couldn't route the challenge for {host} to Waxwing: {error}");
-            SolverError::caused_by(message, error).advising(fix)
+            let doing = format!("couldn't route the challenge for {host} to Waxwing");
+            if error.is_not_found() {
+                return SolverError::new(format!("{doing}: {error}"))
+                    .advising("Install the Gateway API's CustomResourceDefinitions, or use http01.ingress.");
+            }
+            refused(&doing, "http01.rights.gatewayHTTPRoute", error)
         })?;
         Ok(route)
     }
@@ -173,16 +176,6 @@ fn verdict(route: &Value) -> Option<Result<(), String>> {
         }
     }
     (!refusals.is_empty()).then(|| Err(refusals.join("; ")))
-}
-
-fn fix(error: &CallError) -> &'static str {
-    if error.is_not_found() {
-        "Install the Gateway API's CustomResourceDefinitions, or use http01.ingress."
-    } else if error.is_forbidden() {
-        "Give Waxwing the rights that gatewayHTTPRoute needs; the page HTTP-01 of its documentation lists them."
-    } else {
-        "Correct the issuer's gatewayHTTPRoute."
-    }
 }
 
 #[cfg(test)]

@@ -250,18 +250,20 @@ fn of_container(state: ContainerState) -> Progress {
     Progress::Waiting(say("no node has begun with it".to_owned(), FIX_SCHEDULE))
 }
 
-/// What to do about an object that the API server refused for what it is or who asks.
-pub fn fix_of_refusal(message: &str) -> &'static str {
+/// What to do about an object that the API server refused for what it is or who asks. `right` is the value of the chart
+/// that gives the right to it.
+pub fn fix_of_refusal(message: &str, right: &str) -> String {
     if message.contains("exceeded quota") || message.contains("must specify") {
-        "Raise the namespace's ResourceQuota, or set podTemplate.spec.resources."
+        "Raise the namespace's ResourceQuota, or set podTemplate.spec.resources.".to_owned()
     } else if message.contains("violates PodSecurity") {
         "Correct podTemplate.spec.securityContext: without it solver pods are what the restricted standard admits."
-    } else if message.contains("LimitRange") || message.contains("usage per") {
-        "Set podTemplate.spec.resources to what the namespace's LimitRange allows."
+            .to_owned()
+    } else if message.contains("usage per") {
+        "Set podTemplate.spec.resources to what the namespace's LimitRange allows.".to_owned()
     } else if message.contains(" cannot ") {
-        FIX_RIGHTS
+        format!("Set {right} in the chart's values: by default Waxwing has no right to it.")
     } else {
-        "Correct what the API server names, in the issuer's http01 or in the namespace's policies."
+        "Correct what the API server names, in the issuer's http01 or in the namespace's policies.".to_owned()
     }
 }
 
@@ -373,9 +375,10 @@ mod tests {
             ("pods \"a\" is forbidden: exceeded quota: q, requested: pods=1", "ResourceQuota"),
             ("pods \"a\" is forbidden: failed quota: q: must specify limits.cpu", "ResourceQuota"),
             ("pods \"a\" is forbidden: violates PodSecurity \"restricted:latest\"", "restricted"),
-            ("pods is forbidden: User \"waxwing\" cannot patch resource \"pods\"", "rights"),
+            ("pods is forbidden: User \"waxwing\" cannot patch resource \"pods\"", "http01.rights.pod"),
+            ("pods \"a\" is forbidden: maximum cpu usage per Container is 1m", "LimitRange"),
         ] {
-            assert!(fix_of_refusal(message).contains(words), "{message}");
+            assert!(fix_of_refusal(message, "http01.rights.pod").contains(words), "{message}");
         }
     }
 }
