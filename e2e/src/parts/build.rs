@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use super::{HELM, KUBERNETES, PEBBLE, Part, Progress, STEP_CA, TRAEFIK};
+use super::{GATEWAY_API, HELM, KUBERNETES, PEBBLE, Part, Progress, STEP_CA, TRAEFIK};
 use crate::{Error, paths};
 
 /// How often a running build is looked at.
@@ -24,6 +24,7 @@ const TRAEFIK_WHEELS: [&str; 2] = [
 /// Everything about a build that isn't in its sources: a change makes a new directory.
 pub(super) fn recipe(part: Part) -> String {
     match part {
+        Part::GatewayApi => gateway_api_module(),
         Part::Helm => helm_module(),
         Part::Kubernetes => kubernetes_flags().join(" "),
         Part::Pebble => pebble_module(),
@@ -39,7 +40,7 @@ pub(super) fn sources(part: Part) -> Vec<PathBuf> {
             let cluster = paths::workspace().join("e2e/cluster");
             ["main.go", "go.mod", "go.sum"].map(|file| cluster.join(file)).to_vec()
         }
-        Part::Helm | Part::Pebble | Part::StepCa | Part::Traefik => Vec::new(),
+        Part::GatewayApi | Part::Helm | Part::Pebble | Part::StepCa | Part::Traefik => Vec::new(),
     }
 }
 
@@ -60,6 +61,15 @@ pub(super) fn build(
             run(part, go, log, progress)?;
             symlink("cluster", into.join("kubectl")).map_err(Error::io(|| "linking kubectl"))?;
             Ok("built")
+        }
+        Part::GatewayApi => {
+            progress.doing("fetching");
+            let mut go = go()?;
+            // Outside of any module of ours.
+            go.current_dir(into).args(["mod", "download", "-json", &gateway_api_module()]);
+            run(part, go, log, progress)?;
+            copy_definitions(log, &into.join("crds"))?;
+            Ok("fetched")
         }
         Part::Helm => go_install(part, &helm_module(), into, log, progress),
         Part::Pebble => go_install(part, &pebble_module(), into, log, progress),
@@ -87,6 +97,24 @@ fn kubernetes_flags() -> [String; 3] {
     // Without the version, clients are told v0.0.0 and refuse to talk.
     let version = format!("-s -w -X k8s.io/component-base/version.gitVersion=v{KUBERNETES}");
     ["-trimpath".to_owned(), "-ldflags".to_owned(), version]
+}
+
+fn gateway_api_module() -> String {
+    format!("sigs.k8s.io/gateway-api@v{GATEWAY_API}")
+}
+
+/// Copies the definitions of the standard channel out of a module that Go said it has downloaded.
+fn copy_definitions(said: &Path, into: &Path) -> Result<(), Error> {
+    let failed = || "taking the definitions out of their module";
+    let answer: serde_json::Value =
+        serde_json::from_str(&paths::read(said)?).map_err(Error::invalid(failed))?;
+    let module = answer["Dir"].as_str().unwrap_or_default();
+    paths::create(into)?;
+    for entry in fs::read_dir(Path::new(module).join("config/crd/standard")).map_err(Error::io(failed))? {
+        let entry = entry.map_err(Error::io(failed))?;
+        paths::write(&into.join(entry.file_name()), paths::read(&entry.path())?)?;
+    }
+    Ok(())
 }
 
 fn helm_module() -> String {

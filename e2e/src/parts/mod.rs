@@ -16,6 +16,8 @@ pub use progress::Progress;
 
 use crate::{Error, paths};
 
+/// The release of the Gateway API: the one that Traefik is built with.
+pub const GATEWAY_API: &str = "1.6.3";
 /// The release of Helm.
 pub const HELM: &str = "3.22.0";
 /// The release of Kubernetes that `cluster/go.mod` names.
@@ -30,6 +32,8 @@ pub const TRAEFIK: &str = "3.7.15";
 /// A program, or a few that come together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
+    /// The `CustomResourceDefinition`s of the Gateway API, in `crds/`.
+    GatewayApi,
     /// What installs charts.
     Helm,
     /// etcd, the control plane and kubectl.
@@ -61,7 +65,9 @@ impl Purpose {
         match self {
             Self::Chart => &[Part::Helm],
             Self::Demo => &[Part::Kubernetes, Part::Pebble, Part::Traefik],
-            Self::Test => &[Part::Kubernetes, Part::Pebble, Part::Traefik, Part::StepCa, Part::Helm],
+            Self::Test => {
+                &[Part::Kubernetes, Part::Pebble, Part::Traefik, Part::StepCa, Part::Helm, Part::GatewayApi]
+            }
             Self::Bench => &[Part::Kubernetes, Part::Pebble, Part::Traefik, Part::StepCa],
         }
     }
@@ -71,6 +77,7 @@ impl Part {
     /// Its name and version.
     pub fn title(self) -> String {
         match self {
+            Self::GatewayApi => format!("Gateway API {GATEWAY_API}"),
             Self::Helm => format!("Helm {HELM}"),
             Self::Kubernetes => format!("Kubernetes {KUBERNETES}"),
             Self::Pebble => format!("Pebble {PEBBLE}"),
@@ -82,6 +89,7 @@ impl Part {
     /// Where it is kept.
     pub fn directory(self) -> Result<PathBuf, Error> {
         let (name, version) = match self {
+            Self::GatewayApi => ("gateway-api", GATEWAY_API),
             Self::Helm => ("helm", HELM),
             Self::Kubernetes => ("kubernetes", KUBERNETES),
             Self::Pebble => ("pebble", PEBBLE),
