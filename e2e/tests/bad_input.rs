@@ -3,6 +3,8 @@
 //! An edge that redirects and a CA with bad nonces are in `difficult_parts.rs`; missing permissions and
 //! parts that stop are in `outages.rs`; a Certificate made again mid-issuance is in `issuance.rs`.
 
+use std::time::Duration;
+
 use e2e::{
     Error,
     lab::{
@@ -36,10 +38,15 @@ async fn scenario(name: &str) -> Result<Scenario<'static>, Error> {
     let parts = Parts {
         pebble: Some(PebbleOptions::default()),
         step_ca: true,
-        traefik: Some(TraefikOptions::default()),
+        traefik: Some(TraefikOptions {
+            throttle: Some(Duration::from_millis(100)),
+            ..TraefikOptions::default()
+        }),
         ..Parts::default()
     };
-    STAGE.get_or_try_init(|| Stage::start("bad-input", parts)).await?.scenario(name).await
+    // Most names here never answer, and the edge is quick to learn of those that do.
+    let environment = [("WAXWING_SELF_CHECK_TIMEOUT", "4s")];
+    STAGE.get_or_try_init(|| Stage::start_with("bad-input", parts, &environment)).await?.scenario(name).await
 }
 
 fn pebble() -> Value {
