@@ -124,8 +124,24 @@ fn disturbances(
             Change::Applied(_) | Change::Resynced => Vec::new(),
         })
     };
-    let all: [BoxStream<'static, Vec<Arc<Certificate>>>; 4] =
-        [by_issuer.boxed(), by_secret.boxed(), by_ingress.boxed(), by_certificate.boxed()];
+    // Another process has saved an order: the leader before this one, whose last write came late.
+    let by_order = {
+        let (store, replica) = (store.clone(), context.replica.clone());
+        watches.order_secrets.changes().map(move |change| match change {
+            Change::Applied(order) if !order_secret::is_begun_by(&order, &replica) => {
+                let uid = order_secret::certificate_uid(order.metadata.name.as_deref().unwrap_or_default());
+                having(&store, |certificate| certificate.metadata.uid.as_deref() == uid)
+            }
+            Change::Applied(_) | Change::Deleted(_) | Change::Resynced => Vec::new(),
+        })
+    };
+    let all: [BoxStream<'static, Vec<Arc<Certificate>>>; 5] = [
+        by_issuer.boxed(),
+        by_secret.boxed(),
+        by_ingress.boxed(),
+        by_certificate.boxed(),
+        by_order.boxed(),
+    ];
     let tasks = tasks.clone();
     stream::select_all(all).flat_map(move |certificates| {
         let references: Vec<_> = certificates

@@ -86,7 +86,7 @@ impl OrderSecret {
             delete(&self.api, &self.name, secret.metadata.uid.clone(), secret.resource_version()).await?;
             return Ok(None);
         };
-        let by_us = secret.annotations().get(REPLICA) == Some(&self.replica);
+        let by_us = is_begun_by(&secret, &self.replica);
         self.begun_elsewhere.store(!by_us, Ordering::Relaxed);
         *self.seen.lock().await =
             Some(Seen { uid: secret.uid(), version: secret.resource_version().unwrap_or_default(), entry });
@@ -190,6 +190,11 @@ pub async fn delete(
         Err(error) if error.is_not_found() => Ok(()),
         Err(error) => Err(error),
     }
+}
+
+/// Whether a process of this name began the order.
+pub fn is_begun_by(order: &Secret, replica: &str) -> bool {
+    order.annotations().get(REPLICA).is_some_and(|name| name == replica)
 }
 
 /// The UID of the Certificate that an order Secret of this name is for.

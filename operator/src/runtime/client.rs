@@ -9,12 +9,14 @@ use hyper_util::{
 };
 use kube::{
     Client, Config,
-    client::{ClientBuilder, ConfigExt},
+    client::{Body, ClientBuilder, ConfigExt},
     config::{InferConfigError, KubeConfigOptions, Kubeconfig, KubeconfigError},
 };
 use kube_runtime::utils::Backoff;
 use thiserror::Error;
 use tower::ServiceBuilder;
+
+use super::permit::guard;
 
 /// How long one call to the API server may take, watches excepted.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -98,6 +100,7 @@ pub async fn connect(options: &ClientOptions) -> Result<Client, ClientError> {
         .option_layer(config.auth_layer().map_err(build)?)
         .layer(config.extra_headers_layer().map_err(build)?)
         .map_err(tower::BoxError::from)
+        .map_request(guard::<Body>)
         .service(http);
     Ok(ClientBuilder::new(service, config.default_namespace).build())
 }

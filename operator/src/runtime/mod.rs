@@ -7,6 +7,7 @@ pub mod lease;
 pub mod log;
 mod merge;
 pub mod metrics;
+pub mod permit;
 pub mod serve;
 pub mod shutdown;
 pub mod watch;

@@ -43,6 +43,7 @@ pub use self::election::{Timing, TimingError};
 use super::{
     client::{CallError, Reconnect, bounded},
     metrics::Metrics,
+    permit::Permit,
 };
 
 /// The name of the Lease.
@@ -145,8 +146,13 @@ impl Term {
         let service = service_fn(move |request: Request<Body>| {
             let (inner, term) = (inner.clone(), term.clone());
             async move {
-                if is_write(request.method()) && !term.lasts() {
-                    return Err(BoxError::from(NotLeading));
+                let mut request = request;
+                if is_write(request.method()) {
+                    if !term.lasts() {
+                        return Err(BoxError::from(NotLeading));
+                    }
+                    // Until there is a connection the term may end: it is asked again when the body is written.
+                    request.extensions_mut().insert(Permit::new(move || term.lasts()));
                 }
                 inner.send(request).await.map_err(BoxError::from)
             }
