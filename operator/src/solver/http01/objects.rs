@@ -27,7 +27,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use waxwing_api::labels;
 
-use super::{endpoints, in_place, pod};
+use super::{endpoints, in_place, pod, route::is_route};
 use crate::{
     runtime::{
         client::{CallError, bounded},
@@ -508,6 +508,10 @@ impl Objects {
     /// Finds paths of ours in Ingresses of others.
     fn adopt_edits(&self) {
         for ingress in self.ingresses.store().state() {
+            // Those of our own are deleted whole.
+            if is_route(&ingress) {
+                continue;
+            }
             for uid in in_place::uids(&ingress) {
                 let of = (ingress.namespace().unwrap_or_default(), ingress.name_any());
                 self.adopted(&uid).state().edited.insert(of);
