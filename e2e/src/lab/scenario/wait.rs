@@ -14,8 +14,9 @@ use waxwing_api::{AcmeIssuer as _, Certificate, Issuer, reason};
 use super::Scenario;
 use crate::{Error, lab::RESPONDER_PORT, probe, sandbox::NODE_ADDRESS};
 
-/// Longest time for anything to come about. A failed self-check alone takes 20 s, a silent CA 30 s.
-pub const PATIENCE: Duration = Duration::from_secs(90);
+/// Longest time for anything to come about. A failed self-check alone takes 20 s, a silent CA 30 s; after an outage of
+/// the API server the edge may need half a minute to see routes again, and the back-off then lasts a minute.
+pub const PATIENCE: Duration = Duration::from_mins(4);
 
 /// A Certificate that was stopped, and what it says.
 #[derive(Debug)]
