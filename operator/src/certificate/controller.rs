@@ -135,13 +135,8 @@ fn disturbances(
             Change::Applied(_) | Change::Deleted(_) | Change::Resynced => Vec::new(),
         })
     };
-    let all: [BoxStream<'static, Vec<Arc<Certificate>>>; 5] = [
-        by_issuer.boxed(),
-        by_secret.boxed(),
-        by_ingress.boxed(),
-        by_certificate.boxed(),
-        by_order.boxed(),
-    ];
+    let all: [BoxStream<'static, Vec<Arc<Certificate>>>; 5] =
+        [by_issuer.boxed(), by_secret.boxed(), by_ingress.boxed(), by_certificate.boxed(), by_order.boxed()];
     let tasks = tasks.clone();
     stream::select_all(all).flat_map(move |certificates| {
         let references: Vec<_> = certificates
