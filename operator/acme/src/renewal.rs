@@ -7,6 +7,9 @@ use jiff::Timestamp;
 use crate::SuggestedWindow;
 use crate::retry::{after, fraction};
 
+/// A suggestion is followed this long after the certificate's begin, or after a twentieth of its lifetime, at the
+/// soonest.
+const SETTLED: Duration = Duration::from_hours(1);
 const TEN_DAYS: Duration = Duration::from_hours(10 * 24);
 
 /// What a renewal time follows from, beside the certificate's validity.
@@ -42,10 +45,12 @@ pub fn renewal_time(not_before: Timestamp, not_after: Timestamp, wishes: &Renewa
         let planned = after(not_before, lifetime.saturating_sub(before));
         planned.saturating_sub(spread).unwrap_or(planned).max(not_before)
     };
-    let suggested =
-        wishes.suggested.filter(|window| window.is_sensible(not_before, not_after)).map(|window| {
-            window.select(wishes.seed).clamp(not_before, after(not_before, lifetime.mul_f64(0.95)))
-        });
+    // A CA whose every window lies in the past must not be asked for one certificate after the other.
+    let soonest = after(not_before, SETTLED.min(lifetime / 20));
+    let suggested = wishes
+        .suggested
+        .filter(|window| window.is_sensible(not_before, not_after))
+        .map(|window| window.select(wishes.seed).clamp(soonest, after(not_before, lifetime.mul_f64(0.95))));
     match (suggested, wished) {
         (Some(suggested), Some(before)) => suggested.min(planned(before)),
         (Some(suggested), None) => suggested,
