@@ -8,6 +8,8 @@ use jiff::Timestamp;
 use waxwing_acme::{Account, Leaf, SuggestedWindow};
 use waxwing_api::{Certificate, RenewalInformation};
 
+use super::decide::later;
+
 /// A CA's suggestion.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Advice {
@@ -115,10 +117,6 @@ fn first_ask(leaf: &Leaf, seed: u64, now: Timestamp) -> Timestamp {
     let lifetime = Duration::try_from(leaf.not_after.duration_since(leaf.not_before)).unwrap_or_default();
     let within = FIRST.min(lifetime / 50);
     SuggestedWindow { start: now, end: later(now, within) }.select(seed)
-}
-
-fn later(now: Timestamp, pause: Duration) -> Timestamp {
-    now.saturating_add(pause).unwrap_or(Timestamp::MAX)
 }
 
 #[cfg(test)]

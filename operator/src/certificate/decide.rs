@@ -210,6 +210,11 @@ impl fmt::Display for Fault {
     }
 }
 
+/// `now` and `pause` later, or the end of time.
+pub fn later(now: Timestamp, pause: Duration) -> Timestamp {
+    now.saturating_add(pause).unwrap_or(Timestamp::MAX)
+}
+
 /// A duration as std has it; negative ones are zero.
 pub fn until(time: Timestamp, now: Timestamp) -> Duration {
     Duration::try_from(time.duration_since(now)).unwrap_or(Duration::ZERO)

@@ -10,7 +10,7 @@ use waxwing_api::reason;
 
 use super::FIELD_MANAGER;
 use super::admit::Refusal;
-use super::decide::{self, Fault};
+use super::decide::{self, Fault, later};
 use super::issue::{Interrupted, Line, Rest};
 use super::order_secret::OrderSecret;
 use super::status::{self, Failure, Held, Outcome, sentence};
@@ -240,8 +240,4 @@ fn order_has_ended(kind: &ObtainErrorKind) -> bool {
             | ObtainErrorKind::Request(_)
             | ObtainErrorKind::Key(_)
     )
-}
-
-fn later(now: Timestamp, pause: Duration) -> Timestamp {
-    now.saturating_add(pause).unwrap_or(Timestamp::MAX)
 }
