@@ -84,6 +84,13 @@ pub struct Acme {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limits: Option<AcmeLimits>,
 
+    /// Experimental. Another issuer, whose CA is asked for the same certificate first, so that what fails there doesn't
+    /// count against this CA's limits: such as that of Let's Encrypt's staging environment. What it issues is thrown
+    /// away. Where it isn't Ready, this CA is asked at once. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(merge_strategy = MapMerge::Atomic)]
+    pub rehearsal: Option<Rehearsal>,
+
     /// How challenges are solved, at most 32 ways. For each name of a Certificate the solver whose selector fits best
     /// is taken: one that lists the name, else the one with the longest zone, else the one with the most labels,
     /// else the first in the list. Empty: only names that the CA asks no challenge for are issued.
@@ -91,6 +98,40 @@ pub struct Acme {
     #[schemars(length(max = 32))]
     #[x_kube(merge_strategy = ListMerge::Atomic)]
     pub solvers: Vec<AcmeSolver>,
+}
+
+/// Which issuer is asked before the one that counts, and when.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Rehearsal {
+    /// The other issuer, of the same kind: for an Issuer in the same namespace.
+    #[x_kube(merge_strategy = MapMerge::Atomic)]
+    pub issuer_ref: RehearsalIssuerRef,
+
+    /// AfterFailure: after an attempt has failed, until one succeeds. Always: before each certificate.
+    /// Default: AfterFailure.
+    #[serde(default)]
+    pub when: RehearseWhen,
+}
+
+/// Names an issuer of the same kind.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RehearsalIssuerRef {
+    /// Name of the issuer.
+    #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = schema::object_name("Issuer or ClusterIssuer"))]
+    pub name: String,
+}
+
+/// When there is a rehearsal.
+#[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum RehearseWhen {
+    /// After an attempt has failed.
+    #[default]
+    AfterFailure,
+    /// Before each certificate.
+    Always,
 }
 
 /// Who says when a certificate is to be renewed.

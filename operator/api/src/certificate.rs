@@ -81,7 +81,10 @@ use crate::{GROUP, GoDuration, schema};
         .field_path(".commonName"),
     validation = Rule::new("!(has(self.renewBefore) && has(self.renewBeforePercentage))")
         .message("write renewBefore or renewBeforePercentage, not both")
-        .field_path(".renewBeforePercentage")
+        .field_path(".renewBeforePercentage"),
+    validation = Rule::new("!has(self.fallbackIssuerRefs) || !self.fallbackIssuerRefs.exists(other, other.name == self.issuerRef.name && other.kind == self.issuerRef.kind)")
+        .message("remove the issuer of issuerRef from fallbackIssuerRefs: it is asked first anyway")
+        .field_path(".fallbackIssuerRefs")
 )]
 #[serde(rename_all = "camelCase")]
 pub struct CertificateSpec {
@@ -101,6 +104,17 @@ pub struct CertificateSpec {
     /// once; the old one stays in the Secret until then.
     #[x_kube(merge_strategy = MapMerge::Atomic)]
     pub issuer_ref: IssuerRef,
+
+    /// Experimental. Issuers to ask in this order when the one of issuerRef can't issue because of its CA: it is
+    /// down, answers with errors, has reached a limit, or its policy refuses the names. At most 3. While the stored
+    /// certificate serves, they are asked only when half of the time from its renewal to its end has passed. The next
+    /// renewal begins with issuerRef again. Fallbacks have no fallbacks of their own. Default: none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 3))]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    #[x_kube(validation = Rule::new("self.all(a, self.exists_one(b, a.name == b.name && a.kind == b.kind))")
+        .message("remove the issuers that are repeated: each can be listed once"))]
+    pub fallback_issuer_refs: Vec<IssuerRef>,
 
     /// The DNS names that the certificate is for, 1 to 100, in lower case: such as shop.example.com, or
     /// *.example.com for all names directly below example.com. When the list is changed, a new certificate is

@@ -40,8 +40,8 @@ mod schema;
 pub use acme::{
     Acme, AcmeLimits, AcmeSolver, ExistingRoute, ExternalAccountBinding, Http01, Http01GatewayHttpRoute,
     Http01Ingress, ImagePullSecret, ParentRef, PathType, PodTemplate, PodTemplateMetadata, PodTemplateSpec,
-    PrivateKeySecretRef, RenewalInformationSource, Responder, RoutePolicy, SecretKeyRef, ServiceType,
-    SolverSelector, Toleration,
+    PrivateKeySecretRef, Rehearsal, RehearsalIssuerRef, RehearseWhen, RenewalInformationSource, Responder,
+    RoutePolicy, SecretKeyRef, ServiceType, SolverSelector, Toleration,
 };
 pub use certificate::{
     Certificate, CertificateAcmeStatus, CertificateSpec, CertificateStatus, IssuerKind, IssuerRef, KeyUsage,

@@ -14,7 +14,7 @@ use waxwing_api::{AllowRule, Certificate, IssuerKind, labels, reason};
 
 use super::target_secret::Stored;
 use super::wanted::Wanted;
-use crate::issuer::{Lookup, ReadyIssuer};
+use crate::issuer::{IssuerKey, Lookup, ReadyIssuer};
 
 /// What an admission is decided on.
 #[derive(Debug)]
@@ -43,8 +43,21 @@ pub struct Refusal {
     pub message: String,
 }
 
-/// Decides. The issuer comes back ready for use.
-pub fn admit(wanted: &Wanted, facts: &Facts<'_>) -> Result<Arc<ReadyIssuer>, Refusal> {
+impl Refusal {
+    /// Whether another issuer might be asked instead.
+    pub fn is_about_the_issuer(&self) -> bool {
+        matches!(
+            self.reason,
+            reason::ISSUER_NOT_FOUND
+                | reason::ISSUER_NOT_READY
+                | reason::NAME_OWNED_ELSEWHERE
+                | reason::NOT_ALLOWED
+        )
+    }
+}
+
+/// Decides whether the issuer `key` may be asked. It comes back ready for use.
+pub fn admit(wanted: &Wanted, key: &IssuerKey, facts: &Facts<'_>) -> Result<Arc<ReadyIssuer>, Refusal> {
     let refuse = |reason, message| Err(Refusal { reason, message });
     match facts.stored {
         Stored::Unusable { foreign: true, because } => {
@@ -59,22 +72,24 @@ pub fn admit(wanted: &Wanted, facts: &Facts<'_>) -> Result<Arc<ReadyIssuer>, Ref
         Lookup::Missing => {
             return refuse(
                 reason::ISSUER_NOT_FOUND,
-                format!("there is no {}; create it, or correct issuerRef", wanted.issuer),
+                format!("there is no {key}; create it, or correct the reference to it"),
             );
         }
         Lookup::NotReady { reason: why, message } => {
-            return refuse(
-                reason::ISSUER_NOT_READY,
-                format!("{} is not ready ({why}): {message}", wanted.issuer),
-            );
+            return refuse(reason::ISSUER_NOT_READY, format!("{key} is not ready ({why}): {message}"));
         }
         Lookup::Ready(issuer) => issuer,
     };
-    names_allowed(wanted, facts, &issuer.allow)?;
+    names_allowed(wanted, key, facts, &issuer.allow)?;
     Ok(Arc::clone(issuer))
 }
 
-fn names_allowed(wanted: &Wanted, facts: &Facts<'_>, allow: &[AllowRule]) -> Result<(), Refusal> {
+fn names_allowed(
+    wanted: &Wanted,
+    key: &IssuerKey,
+    facts: &Facts<'_>,
+    allow: &[AllowRule],
+) -> Result<(), Refusal> {
     let refuse = |reason, message| Err(Refusal { reason, message });
     for name in &wanted.names {
         let rules = rules_for(allow, name, facts.namespace_labels);
@@ -82,22 +97,22 @@ fn names_allowed(wanted: &Wanted, facts: &Facts<'_>, allow: &[AllowRule]) -> Res
             return refuse(
                 reason::NOT_ALLOWED,
                 format!(
-                    "{} does not allow {name} in namespace {}; ask its owner for a rule under spec.allow",
-                    wanted.issuer, facts.namespace
+                    "{key} does not allow {name} in namespace {}; ask its owner for a rule under spec.allow",
+                    facts.namespace
                 ),
             );
         }
         // A rule without a selector says which names the issuer is for, not whose they are; and a tenant's own
         // Issuer can't give away a neighbour's name.
-        let consented = wanted.issuer.kind == IssuerKind::ClusterIssuer
+        let consented = key.kind == IssuerKind::ClusterIssuer
             && rules.iter().any(|rule| rule.namespace_selector.is_some());
         if let (false, Some(owner)) = (consented, owned_elsewhere(facts, name)) {
             return refuse(
                 reason::NAME_OWNED_ELSEWHERE,
                 format!(
                     "{name} is routed by an Ingress of namespace {owner} and by none of namespace {}; ask for the \
-                     certificate there, or have a rule with a namespaceSelector added to {}'s spec.allow",
-                    facts.namespace, wanted.issuer
+                     certificate there, or have a rule with a namespaceSelector added to {key}'s spec.allow",
+                    facts.namespace
                 ),
             );
         }
@@ -132,6 +147,14 @@ pub fn claims<'a>(
         }
     }
     claims
+}
+
+/// The no to an issuer whose CA has failed again and again, while others can be asked.
+pub fn silent_ca(key: &IssuerKey) -> Refusal {
+    Refusal {
+        reason: reason::ISSUER_NOT_READY,
+        message: format!("the CA of {key} has failed several times in a row, and is left alone for a while"),
+    }
 }
 
 /// The no to a Certificate whose target Secret belongs to another one.
@@ -235,7 +258,7 @@ mod tests {
             claims: &claims(ingresses, &wanted.names, "waxwing-system"),
             stored: &Stored::Absent,
         };
-        names_allowed(&wanted, &facts, allow).err().map(|refusal| refusal.reason)
+        names_allowed(&wanted, &wanted.issuer, &facts, allow).err().map(|refusal| refusal.reason)
     }
 
     fn rule(dns_name: &str, team: Option<&str>) -> AllowRule {
@@ -258,7 +281,7 @@ mod tests {
             claims: const { &Claims::new() },
             stored,
         };
-        let reason = |facts| admit(&wanted, &facts).unwrap_err().reason;
+        let reason = |facts| admit(&wanted, &wanted.issuer, &facts).unwrap_err().reason;
         let foreign = Stored::Unusable { foreign: true, because: "it isn't ours".into() };
         assert_eq!(reason(facts(&foreign)), reason::SECRET_NOT_OWNED);
         assert_eq!(reason(facts(&Stored::Absent)), reason::ISSUER_NOT_FOUND);

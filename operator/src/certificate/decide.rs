@@ -7,7 +7,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use waxwing_acme::{Leaf, RenewalWishes, SuggestedWindow, renewal_time};
 
-use super::target_secret::{IssuedBy, Ours, Stored};
+use super::target_secret::Stored;
 use super::wanted::Wanted;
 
 /// What is to be done for a Certificate.
@@ -119,7 +119,7 @@ pub fn serving<'a>(wanted: &Wanted, stored: &'a Stored, now: Timestamp) -> Resul
     if let Some(difference) = difference(wanted, leaf) {
         return Err(Fault::SpecChanged(difference));
     }
-    if foreign_issuer(wanted, ours) {
+    if ours.issued_by.is_some() && wanted.issuer_of(stored).is_none() {
         return Err(Fault::IssuerChanged);
     }
     Ok(leaf)
@@ -168,11 +168,6 @@ fn difference(wanted: &Wanted, leaf: &Leaf) -> Option<String> {
         Some(algorithm) if algorithm == wanted.key => None,
         _ => Some(format!("the stored key is not {}", wanted.key)),
     }
-}
-
-fn foreign_issuer(wanted: &Wanted, ours: &Ours) -> bool {
-    let IssuedBy { kind, name } = &wanted.issued_by;
-    ours.issued_by.as_ref().is_some_and(|by| by.kind != *kind || by.name != *name)
 }
 
 impl Fault {
@@ -225,9 +220,11 @@ mod tests {
     use proptest::prelude::*;
     use waxwing_acme::KeyAlgorithm;
 
+    use super::super::target_secret::IssuedBy;
     use super::super::target_secret::tests::ours_with;
-    use super::super::wanted::tests::wanted;
+    use super::super::wanted::tests::{leaf, wanted};
     use super::*;
+    use crate::issuer::IssuerKey;
 
     const NOW: Timestamp = Timestamp::constant(1_800_000_000, 0);
 
@@ -237,15 +234,8 @@ mod tests {
 
     fn leaf_of(names: &[&str], begun: i64, left: i64) -> Leaf {
         Leaf {
-            not_before: NOW - hours(begun),
-            not_after: NOW + hours(left),
-            serial: "01".into(),
             dns_names: names.iter().map(|name| (*name).to_owned()).collect(),
-            ip_addresses: Vec::new(),
-            common_name: None,
-            issuer: "test".into(),
-            ari_id: None,
-            key_algorithm: Some(KeyAlgorithm::EcdsaP256),
+            ..leaf(NOW - hours(begun), NOW + hours(left))
         }
     }
 
@@ -297,6 +287,18 @@ mod tests {
             plainly(&Stored::Ours(Box::new(other))),
             Decision::Issue(Reason::Fault(Fault::IssuerChanged))
         );
+    }
+
+    #[test]
+    fn a_certificate_of_a_fallback_serves_until_its_renewal() {
+        let mut of_another = ours_with(Ok(Some(leaf_of(&["a.example"], 24, 89 * 24))));
+        of_another.issued_by = Some(IssuedBy { kind: "ClusterIssuer".into(), name: "other".into() });
+        let stored = Stored::Ours(Box::new(of_another));
+        let mut wanted = wanted(&["a.example"]);
+        assert_eq!(serving(&wanted, &stored, NOW), Err(Fault::IssuerChanged));
+        wanted.fallbacks = vec![IssuerKey { name: "other".into(), ..wanted.issuer.clone() }];
+        assert!(serving(&wanted, &stored, NOW).is_ok());
+        assert_eq!(wanted.issuer_of(&stored), wanted.fallbacks.first());
     }
 
     #[test]

@@ -13,6 +13,7 @@ use super::admit::Refusal;
 use super::decide::{self, Fault, later};
 use super::issue::{Interrupted, Line, Rest};
 use super::order_secret::OrderSecret;
+use super::setback::{Setback, passed_over};
 use super::status::{self, Failure, Held, Outcome, sentence};
 use super::target_secret::{self, Stored};
 use super::wanted::{Wanted, WantedError};
@@ -29,17 +30,19 @@ impl Line<'_> {
         renew_at: Timestamp,
         now: Timestamp,
     ) -> Result<Rest, Interrupted> {
+        // What the annotations say from now on, if they didn't before.
+        let issuer = wanted.issuer_of(stored).unwrap_or(&wanted.issuer);
+        let wrapping = wanted.wrapping(issuer);
         if let Stored::Ours(ours) = stored
-            && !ours.wrapped_as(&wanted.wrapping)
+            && !ours.wrapped_as(&wrapping)
         {
-            target_secret::write(&self.secrets, &wanted.secret_name, Some(ours), None, &wanted.wrapping)
-                .await?;
+            target_secret::write(&self.secrets, &wanted.secret_name, Some(ours), None, &wrapping).await?;
         }
         if let Err(error) = journal.clear().await {
             tracing::warn!(%error, "the order Secret is left for later");
         }
-        // What the annotations say from now on, if they didn't before.
-        let held = Held { issued_by: Some(&wanted.issued_by), ..self.held(wanted, stored, now) };
+        let issued_by = issuer.into();
+        let held = Held { issued_by: Some(&issued_by), ..self.held(wanted, stored, now) };
         let version = self.reporter.report(&held, &Outcome::Kept, now).await?;
         Ok(Rest { wake: self.ask_at.map_or(renew_at, |ask_at| renew_at.min(ask_at)), version })
     }
@@ -88,19 +91,56 @@ impl Line<'_> {
         now: Timestamp,
     ) -> Result<Rest, Interrupted> {
         let fault = Fault::DoesNotExist;
-        let held = Held { leaf: None, issued_by: None, renew_at: None, advice: None, fault: Some(fault) };
+        let held = Held {
+            leaf: None,
+            issued_by: None,
+            first_choice: None,
+            renew_at: None,
+            advice: None,
+            fault: Some(fault),
+        };
         let refusal = Refusal { reason: reason::INVALID_SPEC, message: error.to_string() };
         let version = self.reporter.report(&held, &Outcome::Refused(refusal), now).await?;
         Ok(Rest { wake: later(now, BACKSTOP), version })
     }
 
-    pub(super) async fn fail(
+    /// No issuer has issued. An attempt that failed says more than a no to another one.
+    pub(super) async fn set_back(
+        &self,
+        wanted: &Wanted,
+        stored: &Stored,
+        journal: &OrderSecret,
+        mut setbacks: Vec<Setback>,
+        now: Timestamp,
+    ) -> Result<Rest, Interrupted> {
+        let told = setbacks.iter().rposition(Setback::is_failure).unwrap_or_default();
+        if told >= setbacks.len() {
+            return Ok(self.rest_until(now));
+        }
+        let setback = setbacks.remove(told);
+        let passed_over = passed_over(&setbacks);
+        match setback {
+            Setback::Outdated => Ok(self.rest_until(now)),
+            Setback::Refused { mut refusal, .. } => {
+                if let Some(others) = passed_over {
+                    refusal.message = format!("{} {others}", sentence(&refusal.message));
+                }
+                self.refuse(wanted, stored, Some(journal), refusal, now).await
+            }
+            Setback::Failed { issuer, error } => {
+                self.fail(wanted, stored, &issuer, journal, error, passed_over).await
+            }
+        }
+    }
+
+    async fn fail(
         &self,
         wanted: &Wanted,
         stored: &Stored,
         issuer: &Arc<ReadyIssuer>,
         journal: &OrderSecret,
         error: ObtainError,
+        passed_over: Option<String>,
     ) -> Result<Rest, Interrupted> {
         if stands_on_api_server(&error) {
             return Err(error.into());
@@ -125,10 +165,11 @@ impl Line<'_> {
         tracing::warn!(%error, cause = diagnosis.cause, fix = diagnosis.fix, "the attempt failed");
         let class = error.class();
         let message = format!(
-            "{} {} (asking {}: {error})",
+            "{} {} (asking {}: {error}){}",
             sentence(&diagnosis.cause),
             sentence(&diagnosis.fix),
-            wanted.issuer
+            issuer.key,
+            passed_over.map(|others| format!(" {others}")).unwrap_or_default()
         );
         let order_url = match error.order_url {
             Some(url) => Some(url),
@@ -189,7 +230,7 @@ impl Line<'_> {
         Ok(Rest { wake: next, version })
     }
 
-    pub(super) fn held<'s>(&self, wanted: &Wanted, stored: &'s Stored, now: Timestamp) -> Held<'s> {
+    pub(super) fn held<'s>(&self, wanted: &'s Wanted, stored: &'s Stored, now: Timestamp) -> Held<'s> {
         let leaf = decide::leaf(stored);
         Held {
             leaf,
@@ -197,6 +238,7 @@ impl Line<'_> {
                 Stored::Ours(ours) => ours.issued_by.as_ref(),
                 Stored::Absent | Stored::Unusable { .. } => None,
             },
+            first_choice: Some(&wanted.issuer),
             renew_at: leaf.map(|leaf| decide::renewal(wanted, leaf, self.suggested(), self.seed)),
             advice: self.advice.clone(),
             fault: decide::serving(wanted, stored, now).err(),

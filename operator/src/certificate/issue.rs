@@ -9,20 +9,22 @@ use kube::{Api, Client, ResourceExt};
 use thiserror::Error;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::watch;
-use waxwing_acme::{Journal, ObtainError, Progress, Request, Step, SuggestedWindow, obtain};
-use waxwing_api::{Certificate, labels, reason};
+use waxwing_acme::{Issued, Journal, ObtainError, Progress, Request, Step, SuggestedWindow, obtain};
+use waxwing_api::{Certificate, RehearseWhen, labels, reason};
 
 use super::admit::{self, Claims, Facts, Refusal};
 use super::advice::{Advice, Advisor};
+use super::candidates::candidates;
 use super::decide::{self, Decision};
 use super::host_gate::HostGate;
 use super::key_encoding;
 use super::order_secret::OrderSecret;
 use super::reporter::Reporter;
+use super::setback::{Setback, passed_over};
 use super::status::{self, Held, Outcome};
-use super::target_secret::{self, Ours, Pair, Stored};
+use super::target_secret::{self, IssuedBy, Ours, Pair, Stored};
 use super::wanted::Wanted;
-use crate::issuer::{IssuerKey, Lookup, ReadyIssuer, Registry};
+use crate::issuer::{IssuerKey, Lookup, ReadyIssuer, Registry, health};
 use crate::runtime::client::CallError;
 use crate::runtime::events::Events;
 use crate::runtime::metrics::Metrics;
@@ -106,59 +108,24 @@ pub async fn issue(context: &Context, certificate: Arc<Certificate>) -> Result<R
         Decision::Issue(reason) | Decision::Resume(reason) => tracing::info!(%reason, "a certificate is due"),
     }
 
-    // admit
-    let lookup = line.issuer(&wanted.issuer).await;
-    let issuer = match line.admit(&wanted, &stored, &lookup) {
-        Ok(issuer) => issuer,
-        Err(refusal) => return line.refuse(&wanted, &stored, Some(&journal), refusal, now).await,
-    };
-    let passage = context.hosts.enter(&wanted.names, issuer.account.thumbprint()).await;
-    if passage.waited {
-        // The world may have changed in the meantime.
-        return Ok(line.rest_until(now));
+    // admit, order, authorize, finalize: at the first issuer that can
+    let mut setbacks = Vec::new();
+    let candidates = line.candidates(&wanted, &stored, &journal, now).await;
+    for key in &candidates {
+        match line.ask(&wanted, &stored, &journal, key, candidates.len() > 1).await {
+            Ok((issuer, issued)) => {
+                return line.store(&wanted, &stored, &journal, &issuer, issued, &setbacks).await;
+            }
+            Err(setback) => {
+                let the_next_might = setback.is_about_this_issuer();
+                setbacks.push(setback);
+                if !the_next_might {
+                    break;
+                }
+            }
+        }
     }
-
-    // order, authorize, finalize
-    let issued = match line.obtain(&wanted, &stored, &issuer, &journal).await {
-        Ok(issued) => issued,
-        Err(error) => return line.fail(&wanted, &stored, &issuer, &journal, error).await,
-    };
-
-    // store
-    let private_key_pem = key_encoding::encode(&issued.private_key_pem, wanted.key, wanted.encoding)
-        .unwrap_or_else(|_| issued.private_key_pem.clone());
-    let pair = Pair { chain_pem: issued.chain_pem, private_key_pem };
-    let based_on = match &stored {
-        Stored::Ours(ours) => Some(&**ours),
-        Stored::Absent | Stored::Unusable { .. } => None,
-    };
-    if let Err(error) =
-        target_secret::write(&line.secrets, &wanted.secret_name, based_on, Some(&pair), &wanted.wrapping)
-            .await
-    {
-        return line.store_failed(&wanted, &stored, &issuer, error).await;
-    }
-    tracing::info!(secret = wanted.secret_name, order = issued.order_url, "stored");
-
-    // report
-    let renew_at = decide::renewal(&wanted, &issued.leaf, None, line.seed);
-    let held = Held {
-        leaf: Some(&issued.leaf),
-        issued_by: Some(&wanted.issued_by),
-        renew_at: Some(renew_at),
-        advice: None,
-        fault: None,
-    };
-    let outcome = Outcome::Issued { order_url: issued.order_url };
-    context.metrics.issuance(reason::ISSUED);
-    let (reported, cleared) =
-        tokio::join!(line.reporter.report(&held, &outcome, Timestamp::now()), journal.clear());
-    if let Err(error) = cleared {
-        // The next look at this Certificate finds it kept and the order left over.
-        tracing::warn!(%error, "the order Secret is left for later");
-    }
-    // The CA hasn't been asked yet when to renew it: the next look sees to that.
-    Ok(Rest { wake: now, version: reported? })
+    line.set_back(&wanted, &stored, &journal, setbacks, now).await
 }
 
 /// How long a step lasts before it is worth a write.
@@ -201,15 +168,125 @@ impl<'a> Line<'a> {
         }
     }
 
-    /// Learns what the CA suggests for the stored leaf, if this issuer's CA issued it and is to be asked.
-    async fn learn_advice(&mut self, wanted: &Wanted, stored: &Stored, now: Timestamp) {
-        let Stored::Ours(ours) = stored else { return };
-        let (Some(leaf), Lookup::Ready(issuer)) =
-            (decide::leaf(stored), self.context.issuers.lookup(&wanted.issuer))
-        else {
-            return;
+    /// Whom to ask now. An order that is open says who was asked last.
+    async fn candidates<'w>(
+        &self,
+        wanted: &'w Wanted,
+        stored: &Stored,
+        journal: &OrderSecret,
+        now: Timestamp,
+    ) -> Vec<&'w IssuerKey> {
+        let account = journal.account_url().await;
+        let open_order = account.and_then(|account| {
+            wanted.issuers().find(|key| match self.context.issuers.lookup(key) {
+                Lookup::Ready(issuer) => issuer.account.url() == account,
+                Lookup::Missing | Lookup::NotReady { .. } => false,
+            })
+        });
+        let serving = decide::serving(wanted, stored, now).ok();
+        let serving = serving.map(|leaf| (leaf, decide::renewal(wanted, leaf, self.suggested(), self.seed)));
+        candidates(wanted, open_order, serving, now)
+    }
+
+    /// Asks one issuer. `others` says whether it is one of several.
+    async fn ask(
+        &self,
+        wanted: &Wanted,
+        stored: &Stored,
+        journal: &OrderSecret,
+        key: &IssuerKey,
+        others: bool,
+    ) -> Result<(Arc<ReadyIssuer>, Issued), Setback> {
+        // admit
+        let lookup = self.issuer(key).await;
+        let issuer =
+            self.admit(wanted, key, stored, &lookup).map_err(|refusal| Setback::refused(key, refusal))?;
+        if others && self.context.issuers.pass(&issuer, Timestamp::now()).is_err() {
+            return Err(Setback::refused(key, admit::silent_ca(key)));
+        }
+        // order, authorize, finalize
+        if let Some(rehearsal) = self.rehearsal(&issuer).await {
+            match self.obtain(wanted, stored, &rehearsal, journal).await {
+                Ok(_) => tracing::info!(issuer = %rehearsal.key, "the rehearsal passed"),
+                // It is there to save this CA's limits, not to stand in the way.
+                Err(Setback::Failed { error, .. }) if health::is_outage(&error) => {
+                    tracing::info!(%error, issuer = %rehearsal.key, "there is no rehearsal");
+                }
+                Err(setback) => return Err(setback),
+            }
+        }
+        let issued = self.obtain(wanted, stored, &issuer, journal).await?;
+        Ok((issuer, issued))
+    }
+
+    /// The issuer to rehearse at now, if there is one and it is ready.
+    async fn rehearsal(&self, issuer: &ReadyIssuer) -> Option<Arc<ReadyIssuer>> {
+        let (key, when) = issuer.rehearsal.as_ref()?;
+        let failures = status::failures(&self.certificate);
+        let due = match when {
+            RehearseWhen::Always => true,
+            RehearseWhen::AfterFailure => failures.same_spec && failures.count > 0,
         };
-        if ours.issued_by.as_ref() != Some(&wanted.issued_by) || !issuer.ari {
+        match self.issuer(key).await {
+            Lookup::Ready(rehearsal) if due => Some(rehearsal),
+            _ => None,
+        }
+    }
+
+    /// Puts a new certificate into the target Secret, and reports it.
+    async fn store(
+        &self,
+        wanted: &Wanted,
+        stored: &Stored,
+        journal: &OrderSecret,
+        issuer: &ReadyIssuer,
+        issued: Issued,
+        setbacks: &[Setback],
+    ) -> Result<Rest, Interrupted> {
+        // store
+        let private_key_pem = key_encoding::encode(&issued.private_key_pem, wanted.key, wanted.encoding)
+            .unwrap_or_else(|_| issued.private_key_pem.clone());
+        let pair = Pair { chain_pem: issued.chain_pem, private_key_pem };
+        let based_on = match stored {
+            Stored::Ours(ours) => Some(&**ours),
+            Stored::Absent | Stored::Unusable { .. } => None,
+        };
+        let wrapping = wanted.wrapping(&issuer.key);
+        if let Err(error) =
+            target_secret::write(&self.secrets, &wanted.secret_name, based_on, Some(&pair), &wrapping).await
+        {
+            return self.store_failed(wanted, stored, issuer, error).await;
+        }
+        tracing::info!(secret = wanted.secret_name, order = issued.order_url, "stored");
+
+        // report
+        let renew_at = decide::renewal(wanted, &issued.leaf, None, self.seed);
+        let issued_by = IssuedBy::from(&issuer.key);
+        let held = Held {
+            leaf: Some(&issued.leaf),
+            issued_by: Some(&issued_by),
+            first_choice: Some(&wanted.issuer),
+            renew_at: Some(renew_at),
+            advice: None,
+            fault: None,
+        };
+        let outcome = Outcome::Issued { order_url: issued.order_url, passed_over: passed_over(setbacks) };
+        self.context.metrics.issuance(reason::ISSUED);
+        let (reported, cleared) =
+            tokio::join!(self.reporter.report(&held, &outcome, Timestamp::now()), journal.clear());
+        if let Err(error) = cleared {
+            // The next look at this Certificate finds it kept and the order left over.
+            tracing::warn!(%error, "the order Secret is left for later");
+        }
+        // The CA hasn't been asked yet when to renew it: the next look sees to that.
+        Ok(Rest { wake: Timestamp::now(), version: reported? })
+    }
+
+    /// Learns what the CA suggests for the stored leaf, if one of the spec's issuers issued it and is to be asked.
+    async fn learn_advice(&mut self, wanted: &Wanted, stored: &Stored, now: Timestamp) {
+        let (Some(leaf), Some(key)) = (decide::leaf(stored), wanted.issuer_of(stored)) else { return };
+        let Lookup::Ready(issuer) = self.context.issuers.lookup(key) else { return };
+        if !issuer.ari {
             return;
         }
         let advisor = &self.context.advisor;
@@ -256,7 +333,13 @@ impl<'a> Line<'a> {
         tokio::time::timeout(WORTH_TELLING, ready).await.unwrap_or_else(|_| self.context.issuers.lookup(key))
     }
 
-    fn admit(&self, wanted: &Wanted, stored: &Stored, issuer: &Lookup) -> Result<Arc<ReadyIssuer>, Refusal> {
+    fn admit(
+        &self,
+        wanted: &Wanted,
+        key: &IssuerKey,
+        stored: &Stored,
+        issuer: &Lookup,
+    ) -> Result<Arc<ReadyIssuer>, Refusal> {
         let watches = &self.context.watches;
         let ingresses = watches.ingresses.store().state();
         let ingresses = ingresses.iter().map(|ingress| &**ingress);
@@ -270,7 +353,7 @@ impl<'a> Line<'a> {
             claims: &claims,
             stored,
         };
-        admit::admit(wanted, &facts)
+        admit::admit(wanted, key, &facts)
     }
 
     /// The engine's part. A step that lasts is told in the status, once.
@@ -278,9 +361,14 @@ impl<'a> Line<'a> {
         &self,
         wanted: &Wanted,
         stored: &Stored,
-        issuer: &ReadyIssuer,
+        issuer: &Arc<ReadyIssuer>,
         journal: &OrderSecret,
-    ) -> Result<waxwing_acme::Issued, ObtainError> {
+    ) -> Result<Issued, Setback> {
+        let passage = self.context.hosts.enter(&wanted.names, issuer.account.thumbprint()).await;
+        if passage.waited {
+            // The world may have changed in the meantime.
+            return Err(Setback::Outdated);
+        }
         let reuse_key = match stored {
             Stored::Ours(ours) if wanted.keep_key => reusable_key(ours, wanted),
             _ => None,
@@ -304,10 +392,12 @@ impl<'a> Line<'a> {
         let solvers = solvers_for(&self.context.solvers, &issuer.solvers, applicant);
         let (steps, seen) = watch::channel(String::new());
         let progress = Steps { steps };
-        tokio::select! {
+        let result = tokio::select! {
             result = obtain(&issuer.account, &request, journal, &solvers, &progress) => result,
             never = self.tell_steps(wanted, stored, seen) => match never {},
-        }
+        };
+        self.context.issuers.attempted(issuer, result.as_ref().err(), Timestamp::now());
+        result.map_err(|error| Setback::Failed { issuer: Arc::clone(issuer), error })
     }
 
     async fn tell_steps(
@@ -361,8 +451,7 @@ impl Progress for Steps {
 /// How ARI identifies the certificate that is renewed, so that the CA exempts the order from limits
 /// (RFC 9773 §5). Only a certificate of the same issuer: another account's would be refused.
 fn replaces(wanted: &Wanted, stored: &Stored, issuer: &ReadyIssuer) -> Option<String> {
-    let Stored::Ours(ours) = stored else { return None };
-    let same_issuer = issuer.ari && ours.issued_by.as_ref() == Some(&wanted.issued_by);
+    let same_issuer = issuer.ari && wanted.issuer_of(stored) == Some(&issuer.key);
     decide::leaf(stored).filter(|_| same_issuer).and_then(|leaf| leaf.ari_id.clone())
 }
 

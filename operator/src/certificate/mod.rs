@@ -5,6 +5,7 @@
 
 pub mod admit;
 pub mod advice;
+pub mod candidates;
 pub mod controller;
 pub mod decide;
 mod ending;
@@ -13,6 +14,7 @@ pub mod issue;
 pub mod key_encoding;
 pub mod order_secret;
 pub mod reporter;
+pub mod setback;
 pub mod status;
 pub mod target_secret;
 pub mod tasks;

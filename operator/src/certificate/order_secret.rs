@@ -98,6 +98,11 @@ impl OrderSecret {
         self.seen.lock().await.as_ref().map(|seen| seen.entry.order_url.clone())
     }
 
+    /// The URL of the account that the open order is of.
+    pub async fn account_url(&self) -> Option<String> {
+        self.seen.lock().await.as_ref().map(|seen| seen.entry.account_url.clone())
+    }
+
     /// Whether the order that was last worked on had been begun by another process.
     pub fn begun_elsewhere(&self) -> bool {
         self.begun_elsewhere.load(Ordering::Relaxed)

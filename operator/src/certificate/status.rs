@@ -16,6 +16,7 @@ use super::admit::Refusal;
 use super::advice::Advice;
 use super::decide::{Failures, Fault};
 use super::target_secret::IssuedBy;
+use crate::issuer::IssuerKey;
 
 /// What the target Secret holds.
 #[derive(Clone, Debug)]
@@ -24,6 +25,8 @@ pub struct Held<'a> {
     pub leaf: Option<&'a Leaf>,
     /// Who issued it, as far as that is known.
     pub issued_by: Option<&'a IssuedBy>,
+    /// The issuer of `issuerRef`.
+    pub first_choice: Option<&'a IssuerKey>,
     /// When it is to be renewed.
     pub renew_at: Option<Timestamp>,
     /// What the CA suggests for that.
@@ -43,6 +46,8 @@ pub enum Outcome {
     Issued {
         /// The order that it comes from.
         order_url: String,
+        /// Which issuers were passed over, and why, in sentences.
+        passed_over: Option<String>,
     },
     /// An attempt is due, but not yet.
     Waiting,
@@ -116,10 +121,14 @@ pub fn report(certificate: &Certificate, held: &Held<'_>, outcome: &Outcome, now
         }
         Outcome::Waiting => None,
         Outcome::Working(step) => Some((true, reason::IN_PROGRESS, sentence(step))),
-        Outcome::Issued { order_url } => {
+        Outcome::Issued { order_url, passed_over } => {
             forget_failures(&mut status);
             status.acme.get_or_insert_default().order_url = Some(order_url.clone());
-            Some((false, reason::ISSUED, "The certificate was issued and stored.".into()))
+            let others = passed_over.as_ref().map(|others| format!(" {others}")).unwrap_or_default();
+            if let Some(event) = &mut event {
+                event.note.push_str(&others);
+            }
+            Some((false, reason::ISSUED, format!("The certificate was issued and stored.{others}")))
         }
         Outcome::Refused(refusal) => {
             let message = sentence(&refusal.message);
@@ -230,7 +239,7 @@ fn ready(held: &Held<'_>) -> Condition {
             reason::READY,
             true,
             reason::ISSUED,
-            format!("The Secret holds a certificate for {}.", leaf.dns_names.join(", ")),
+            format!("The Secret holds a certificate for {}.{}", leaf.dns_names.join(", "), fallback(held)),
         ),
         (Some(fault), _) => condition(reason::READY, false, fault.reason(), sentence(&fault.to_string())),
         (None, None) => condition(
@@ -239,6 +248,17 @@ fn ready(held: &Held<'_>) -> Condition {
             reason::DOES_NOT_EXIST,
             sentence(&Fault::DoesNotExist.to_string()),
         ),
+    }
+}
+
+/// A sentence where the stored certificate isn't from the first choice.
+fn fallback(held: &Held<'_>) -> String {
+    match (held.issued_by, held.first_choice) {
+        (Some(by), Some(first)) if *by != IssuedBy::from(first) => format!(
+            " It comes from {} {}, a fallback; the next renewal begins with {first} again.",
+            by.kind, by.name
+        ),
+        _ => String::new(),
     }
 }
 
@@ -342,11 +362,24 @@ mod tests {
     }
 
     fn holding(leaf: &Leaf) -> Held<'_> {
-        Held { leaf: Some(leaf), issued_by: None, renew_at: Some(NOW), advice: None, fault: None }
+        Held {
+            leaf: Some(leaf),
+            issued_by: None,
+            first_choice: None,
+            renew_at: Some(NOW),
+            advice: None,
+            fault: None,
+        }
     }
 
-    const EMPTY: Held<'static> =
-        Held { leaf: None, issued_by: None, renew_at: None, advice: None, fault: Some(Fault::DoesNotExist) };
+    const EMPTY: Held<'static> = Held {
+        leaf: None,
+        issued_by: None,
+        first_choice: None,
+        renew_at: None,
+        advice: None,
+        fault: Some(Fault::DoesNotExist),
+    };
 
     fn failed(next: i64) -> Outcome {
         Outcome::Failed(Failure {
@@ -361,7 +394,7 @@ mod tests {
     fn an_issued_certificate_is_reported_once() {
         let mut certificate = certificate(&["a.example"]);
         let leaf = leaf("01");
-        let outcome = Outcome::Issued { order_url: "https://ca.example/order/1".into() };
+        let outcome = Outcome::Issued { order_url: "https://ca.example/order/1".into(), passed_over: None };
         let first = report(&certificate, &holding(&leaf), &outcome, NOW);
         assert_eq!(first.status.revision, Some(1));
         assert_eq!(first.event.unwrap().note, "Stored a certificate for a.example.");
@@ -370,6 +403,28 @@ mod tests {
         let second = report(&certificate, &holding(&leaf), &Outcome::Kept, later);
         assert_eq!(second.status, first.status, "nothing happened, so nothing changes");
         assert_eq!(second.event, None);
+    }
+
+    #[test]
+    fn a_fallback_is_named_and_why_it_was_asked() {
+        let mut certificate = certificate(&["a.example"]);
+        let leaf = leaf("01");
+        let key =
+            |name: &str| IssuerKey { kind: IssuerKind::ClusterIssuer, namespace: None, name: name.into() };
+        let (first, second) = (key("first"), key("second"));
+        let by = IssuedBy::from(&second);
+        let held = Held { issued_by: Some(&by), first_choice: Some(&first), ..holding(&leaf) };
+        let why = "ClusterIssuer first was passed over: It is down.";
+        let outcome =
+            Outcome::Issued { order_url: "https://ca.example/1".into(), passed_over: Some(why.into()) };
+        let issued = report(&certificate, &held, &outcome, NOW);
+        let note = issued.event.unwrap().note;
+        assert_eq!(note, format!("Stored a certificate for a.example from ClusterIssuer second. {why}"));
+        certificate.status = Some(issued.status);
+        let kept = report(&certificate, &held, &Outcome::Kept, NOW).status;
+        assert_eq!(kept.issuer_ref.unwrap().name, "second");
+        assert!(find(&kept.conditions, reason::READY).unwrap().message.contains("a fallback"));
+        assert!(find(&kept.conditions, reason::ISSUING).unwrap().message.ends_with(why));
     }
 
     #[test]

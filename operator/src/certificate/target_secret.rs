@@ -15,6 +15,7 @@ use waxwing_acme::{Leaf, PairError};
 use waxwing_api::labels;
 
 use super::FIELD_MANAGER;
+use crate::issuer::IssuerKey;
 use crate::runtime::client::{CallError, bounded};
 
 /// What stands at `spec.secretName`, judged for one Certificate.
@@ -56,6 +57,12 @@ pub struct IssuedBy {
     pub kind: String,
     /// Its name.
     pub name: String,
+}
+
+impl From<&IssuerKey> for IssuedBy {
+    fn from(issuer: &IssuerKey) -> Self {
+        Self { kind: issuer.kind.to_string(), name: issuer.name.clone() }
+    }
 }
 
 /// Everything around the pair that the target Secret shall carry.

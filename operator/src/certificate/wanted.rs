@@ -6,10 +6,10 @@ use std::time::Duration;
 use thiserror::Error;
 use waxwing_acme::{Identifier, KeyAlgorithm};
 use waxwing_api::{
-    Certificate, CertificateSpec, IssuerKind, PrivateKeyAlgorithm, PrivateKeyEncoding, RotationPolicy, labels,
+    Certificate, CertificateSpec, IssuerRef, PrivateKeyAlgorithm, PrivateKeyEncoding, RotationPolicy, labels,
 };
 
-use super::target_secret::{IssuedBy, Wrapping};
+use super::target_secret::{IssuedBy, Stored, Wrapping};
 use crate::issuer::IssuerKey;
 
 /// A Certificate's spec, parsed.
@@ -19,10 +19,10 @@ pub struct Wanted {
     pub names: BTreeSet<String>,
     /// The common name, one of `names`.
     pub common_name: Option<String>,
-    /// The issuer.
+    /// The issuer of `issuerRef`.
     pub issuer: IssuerKey,
-    /// The same as the target Secret's annotations name it.
-    pub issued_by: IssuedBy,
+    /// Who is asked where that can't issue, in this order.
+    pub fallbacks: Vec<IssuerKey>,
     /// The ACME profile, where the Certificate names one.
     pub profile: Option<String>,
     /// The key's algorithm and size.
@@ -37,8 +37,7 @@ pub struct Wanted {
     pub renew_before_percentage: Option<u8>,
     /// The target Secret's name.
     pub secret_name: String,
-    /// Labels and annotations of the target Secret.
-    pub wrapping: Wrapping,
+    wrapping: Wrapping,
 }
 
 /// A spec that can't be honoured although it was stored: one that came in before a rule existed.
@@ -69,19 +68,13 @@ impl Wanted {
         if names.is_empty() {
             return Err(WantedError::NoName);
         }
-        if let Some(group) = spec.issuer_ref.group.as_deref().filter(|group| *group != waxwing_api::GROUP) {
-            return Err(WantedError::ForeignGroup(group.to_owned()));
-        }
-        let kind = spec.issuer_ref.kind;
-        let issuer = IssuerKey {
-            kind,
-            namespace: match kind {
-                IssuerKind::Issuer => certificate.metadata.namespace.clone(),
-                IssuerKind::ClusterIssuer => None,
-            },
-            name: spec.issuer_ref.name.clone(),
+        let namespace = certificate.metadata.namespace.as_deref().unwrap_or_default();
+        let referred = |reference: &IssuerRef| match reference.group.as_deref() {
+            Some(group) if group != waxwing_api::GROUP => Err(WantedError::ForeignGroup(group.to_owned())),
+            _ => Ok(IssuerKey::referred(reference, namespace)),
         };
-        let issued_by = IssuedBy { kind: kind.to_string(), name: spec.issuer_ref.name.clone() };
+        let issuer = referred(&spec.issuer_ref)?;
+        let fallbacks = spec.fallback_issuer_refs.iter().map(referred).collect::<Result<_, _>>()?;
         let private_key = spec.key();
         Ok(Self {
             common_name: spec.common_name.as_ref().map(|name| name.to_ascii_lowercase()),
@@ -94,16 +87,32 @@ impl Wanted {
                 .renew_before_percentage
                 .and_then(|percent| u8::try_from(percent).ok()),
             secret_name: spec.secret_name.clone(),
-            wrapping: wrapping(
-                certificate.metadata.name.as_deref().unwrap_or_default(),
-                spec,
-                &names,
-                &issued_by,
-            ),
+            wrapping: wrapping(certificate.metadata.name.as_deref().unwrap_or_default(), spec, &names),
             names,
             issuer,
-            issued_by,
+            fallbacks,
         })
+    }
+
+    /// The issuer of the stored certificate, if it is among those that the spec names.
+    pub fn issuer_of(&self, stored: &Stored) -> Option<&IssuerKey> {
+        let Stored::Ours(ours) = stored else { return None };
+        let by = ours.issued_by.as_ref()?;
+        self.issuers().find(|issuer| IssuedBy::from(*issuer) == *by)
+    }
+
+    /// The issuer of `issuerRef`, then the fallbacks.
+    pub fn issuers(&self) -> impl Iterator<Item = &IssuerKey> {
+        std::iter::once(&self.issuer).chain(&self.fallbacks)
+    }
+
+    /// Labels and annotations of the target Secret with a certificate of this issuer.
+    pub fn wrapping(&self, issuer: &IssuerKey) -> Wrapping {
+        let mut wrapping = self.wrapping.clone();
+        let IssuedBy { kind, name } = issuer.into();
+        wrapping.annotations.insert(labels::ISSUER_NAME.into(), name);
+        wrapping.annotations.insert(labels::ISSUER_KIND.into(), kind);
+        wrapping
     }
 
     /// The names as the engine takes them.
@@ -127,8 +136,8 @@ fn key_algorithm(algorithm: PrivateKeyAlgorithm, size: Option<i32>) -> Result<Ke
     })
 }
 
-/// Template first, so that what Waxwing's own keys say can't be overridden.
-fn wrapping(name: &str, spec: &CertificateSpec, names: &BTreeSet<String>, issued_by: &IssuedBy) -> Wrapping {
+/// Without the issuer. Template first, so that what Waxwing's own keys say can't be overridden.
+fn wrapping(name: &str, spec: &CertificateSpec, names: &BTreeSet<String>) -> Wrapping {
     let template = spec.secret_template.clone().unwrap_or_default();
     let mut labels: BTreeMap<String, String> = template.labels;
     labels.insert(labels::MANAGED_BY.into(), labels::MANAGED_BY_WAXWING.into());
@@ -137,8 +146,6 @@ fn wrapping(name: &str, spec: &CertificateSpec, names: &BTreeSet<String>, issued
     let mut annotations: BTreeMap<String, String> = template.annotations;
     for (key, value) in [
         (labels::CERTIFICATE_NAME, name),
-        (labels::ISSUER_NAME, &issued_by.name),
-        (labels::ISSUER_KIND, &issued_by.kind),
         (labels::ISSUER_GROUP, waxwing_api::GROUP),
         (labels::COMMON_NAME, spec.common_name.as_deref().unwrap_or_default()),
         (labels::ALT_NAMES, &alt_names.join(",")),
@@ -150,8 +157,10 @@ fn wrapping(name: &str, spec: &CertificateSpec, names: &BTreeSet<String>, issued
 
 #[cfg(test)]
 pub(super) mod tests {
+    use jiff::Timestamp;
     use kube::api::ObjectMeta;
-    use waxwing_api::{IssuerRef, PrivateKey};
+    use waxwing_acme::Leaf;
+    use waxwing_api::{IssuerKind, PrivateKey};
 
     use super::*;
 
@@ -177,6 +186,21 @@ pub(super) mod tests {
                 ..CertificateSpec::default()
             },
             status: None,
+        }
+    }
+
+    /// A plain leaf for a.example.
+    pub fn leaf(not_before: Timestamp, not_after: Timestamp) -> Leaf {
+        Leaf {
+            not_before,
+            not_after,
+            serial: "01".into(),
+            dns_names: vec!["a.example".into()],
+            ip_addresses: Vec::new(),
+            common_name: None,
+            issuer: "test".into(),
+            ari_id: None,
+            key_algorithm: Some(KeyAlgorithm::EcdsaP256),
         }
     }
 

@@ -38,6 +38,7 @@ pub(super) fn identity(acme: &Acme) -> Acme {
     Acme {
         preferred_chain: None,
         profile: None,
+        rehearsal: None,
         renewal_information_source: RenewalInformationSource::default(),
         solvers: Vec::new(),
         ..acme.clone()

@@ -14,7 +14,7 @@ use serde_json::json;
 use tokio::{sync::broadcast, time::timeout};
 use tokio_util::sync::CancellationToken;
 use waxwing_acme::{Actor, Class, Observer, Retry, backoff};
-use waxwing_api::{AcmeIssuer, ClusterIssuer, Issuer, IssuerKind, RenewalInformationSource, reason};
+use waxwing_api::{Acme, AcmeIssuer, ClusterIssuer, Issuer, IssuerKind, RenewalInformationSource, reason};
 
 use super::{
     IssuerKey, ReadyIssuer, Registry,
@@ -209,11 +209,16 @@ async fn attempt<K: Kind>(
             profile: acme.profile.clone(),
             preferred_chain: acme.preferred_chain.clone(),
             ari: acme.renewal_information_source == RenewalInformationSource::Ari,
+            rehearsal: acme.rehearsal.as_ref().map(|rehearsal| {
+                let other = IssuerKey { name: rehearsal.issuer_ref.name.clone(), ..key.clone() };
+                (other, rehearsal.when)
+            }),
         }))
     };
     // Other solvers or rules, the same account: nothing to ask the CA.
     if let Some(Entry { identity: same, outcome: Outcome::Ready(known), lost: false, .. }) = &before
         && *same == identity
+        && rehearses_elsewhere(acme, key).is_ok()
     {
         let outcome = ready(known.account.clone());
         return Entry { version, identity, outcome, attempts: 0, lost: false };
@@ -225,7 +230,10 @@ async fn attempt<K: Kind>(
         let metrics = Arc::clone(&context.metrics);
         Observer::new(move |host, status| metrics.acme_request(host, status))
     };
-    let establishing = establish(&context.client, namespace, acme, in_status, observer);
+    let establishing = async {
+        rehearses_elsewhere(acme, key)?;
+        establish(&context.client, namespace, acme, in_status, observer).await
+    };
     let established = timeout(ATTEMPT, establishing).await;
     let problem = match established {
         Ok(Ok(account)) => {
@@ -249,6 +257,18 @@ async fn attempt<K: Kind>(
     tracing::warn!(issuer = %key, reason = problem.reason, because = problem.message, %next, "the issuer isn't ready");
     // A lost account stays lost until it is registered again.
     Entry { version, identity, outcome: Outcome::Failed { problem, next }, attempts, lost }
+}
+
+/// A rule of the `CustomResourceDefinition` can't see the issuer's own name.
+fn rehearses_elsewhere(acme: &Acme, key: &IssuerKey) -> Result<(), Problem> {
+    match &acme.rehearsal {
+        Some(rehearsal) if rehearsal.issuer_ref.name == key.name => Err(Problem::new(
+            reason::INVALID_CONFIG,
+            "spec.acme.rehearsal names this issuer itself: name another one, such as one of the CA's staging \
+             environment, or remove it",
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// When the next attempt begins.
@@ -337,8 +357,6 @@ fn seed(key: &IssuerKey) -> u64 {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-    use waxwing_api::Acme;
-
     use super::*;
 
     fn failed(next: Timestamp) -> Entry {
@@ -362,6 +380,20 @@ mod tests {
         assert!(is_due(&entry, &edited, now));
         // Known to be lost, and its registration failed: the pause holds.
         assert!(!is_due(&Entry { lost: true, ..entry }, &version, now));
+    }
+
+    #[test]
+    fn an_issuer_doesnt_rehearse_at_itself() {
+        let key = |name: &str| IssuerKey {
+            kind: IssuerKind::ClusterIssuer,
+            namespace: None,
+            name: name.to_owned(),
+        };
+        let issuer_ref = waxwing_api::RehearsalIssuerRef { name: "a".to_owned() };
+        let rehearsal = waxwing_api::Rehearsal { issuer_ref, ..waxwing_api::Rehearsal::default() };
+        let acme = Acme { rehearsal: Some(rehearsal), ..Acme::default() };
+        assert_eq!(rehearses_elsewhere(&acme, &key("a")).unwrap_err().reason, reason::INVALID_CONFIG);
+        assert!(rehearses_elsewhere(&acme, &key("b")).is_ok());
     }
 
     #[test]

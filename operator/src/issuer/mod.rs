@@ -2,13 +2,14 @@
 
 mod account;
 pub mod controller;
+pub mod health;
 mod registry;
 mod status;
 
 use std::{fmt, sync::Arc};
 
 use waxwing_acme::Account;
-use waxwing_api::{AcmeSolver, AllowRule, IssuerKind, IssuerRef};
+use waxwing_api::{AcmeSolver, AllowRule, IssuerKind, IssuerRef, RehearseWhen};
 
 pub use self::registry::Registry;
 
@@ -60,6 +61,8 @@ pub struct ReadyIssuer {
     pub preferred_chain: Option<String>,
     /// Whether the CA is asked when to renew (ARI, RFC 9773).
     pub ari: bool,
+    /// Another issuer that is asked first, and when.
+    pub rehearsal: Option<(IssuerKey, RehearseWhen)>,
 }
 
 /// What is known of an issuer now.

@@ -2,14 +2,19 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, Mutex, PoisonError, RwLock},
 };
 
 use jiff::Timestamp;
 use tokio::sync::broadcast;
+use waxwing_acme::ObtainError;
 use waxwing_api::{Acme, ClusterIssuer, Issuer, IssuerKind};
 
-use super::{IssuerKey, Lookup, ReadyIssuer, account::Problem};
+use super::{
+    IssuerKey, Lookup, ReadyIssuer,
+    account::Problem,
+    health::{Breaker, is_outage},
+};
 use crate::runtime::watch::Watch;
 
 /// Changes that a reader may lag behind; one that does is told so and must look at all issuers.
@@ -25,6 +30,8 @@ pub struct Registry {
 
 #[derive(Debug)]
 struct Shared {
+    /// By the URL of the CA's directory. A CA that answers has none.
+    breakers: Mutex<HashMap<String, Breaker>>,
     changes: broadcast::Sender<IssuerKey>,
     cluster_issuers: Watch<ClusterIssuer>,
     entries: RwLock<HashMap<IssuerKey, Entry>>,
@@ -63,6 +70,7 @@ impl Registry {
     /// A registry of the issuers in these caches.
     pub fn new(issuers: Watch<Issuer>, cluster_issuers: Watch<ClusterIssuer>) -> Self {
         let shared = Shared {
+            breakers: Mutex::default(),
             changes: broadcast::channel(BUFFER).0,
             cluster_issuers,
             entries: RwLock::default(),
@@ -112,6 +120,22 @@ impl Registry {
         }
     }
 
+    /// Whether this issuer's CA may be asked where another issuer could be, too; if not, from when on.
+    pub fn pass(&self, issuer: &ReadyIssuer, now: Timestamp) -> Result<(), Timestamp> {
+        let mut breakers = self.shared.breakers.lock().unwrap_or_else(PoisonError::into_inner);
+        breakers.get_mut(ca(issuer)).map_or(Ok(()), |breaker| breaker.pass(now))
+    }
+
+    /// Notes how an attempt at this issuer ended, for [`pass`](Self::pass).
+    pub fn attempted(&self, issuer: &ReadyIssuer, error: Option<&ObtainError>, now: Timestamp) {
+        let mut breakers = self.shared.breakers.lock().unwrap_or_else(PoisonError::into_inner);
+        if error.is_some_and(is_outage) {
+            breakers.entry(ca(issuer).to_owned()).or_default().failed(now);
+        } else {
+            breakers.remove(ca(issuer));
+        }
+    }
+
     /// Accounts reported as lost.
     pub(super) fn lost(&self) -> broadcast::Receiver<IssuerKey> {
         self.shared.lost.subscribe()
@@ -130,6 +154,10 @@ impl Registry {
         self.shared.entries.write().unwrap_or_else(PoisonError::into_inner).remove(key);
         let _ = self.shared.changes.send(key.clone());
     }
+}
+
+fn ca(issuer: &ReadyIssuer) -> &str {
+    issuer.account.directory().url().as_str()
 }
 
 #[cfg(test)]
