@@ -4,16 +4,23 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::{Class, Retry};
+use crate::{Actor, Class, Retry};
 
 const FIRST: Duration = Duration::from_mins(1);
+const TEN_MINUTES: Duration = Duration::from_mins(10);
+const HOUR: Duration = Duration::from_hours(1);
 const DAY: Duration = Duration::from_hours(24);
 /// A CA that asks to be left alone for longer is asked again after this, so that a broken header isn't for ever.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_hours(7 * 24);
 
 /// When the attempt after `attempt` failed ones (1 for the first failure) may begin.
 ///
-/// A minute, doubled each time, ±20 % by `seed`, at most a day and at most a tenth of the certificate's `lifetime`.
+/// A minute, doubled each time, ±20 % by `seed`, at most a tenth of the certificate's `lifetime`, and at most
+///
+/// - a day where a user must act: each attempt fails just like the last, and costs the CA a validation,
+/// - an hour where the CA or the network failed: they recover by themselves, and nobody tells when,
+/// - ten minutes where it is this program, or what it stands on.
+///
 /// What can't succeed before it is changed waits the longest. A time that the CA named is a floor above all of it.
 pub fn backoff(
     attempt: u32,
@@ -22,7 +29,8 @@ pub fn backoff(
     lifetime: Option<Duration>,
     seed: u64,
 ) -> Timestamp {
-    let cap = lifetime.map_or(DAY, |lifetime| DAY.min(lifetime / 10)).max(FIRST);
+    let longest = longest(class.actor);
+    let cap = lifetime.map_or(longest, |lifetime| longest.min(lifetime / 10)).max(FIRST);
     let pause = match class.retry {
         Retry::AfterChange => cap,
         Retry::Backoff | Retry::NotBefore(_) => {
@@ -36,6 +44,14 @@ pub fn backoff(
     match class.retry {
         Retry::NotBefore(floor) => at.max(floor),
         Retry::Backoff | Retry::AfterChange => at,
+    }
+}
+
+const fn longest(actor: Actor) -> Duration {
+    match actor {
+        Actor::User => DAY,
+        Actor::Ca | Actor::Network => HOUR,
+        Actor::Us => TEN_MINUTES,
     }
 }
 
@@ -71,9 +87,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::Actor;
 
-    const BACKOFF: Class = Class { actor: Actor::Ca, retry: Retry::Backoff };
+    const BACKOFF: Class = Class { actor: Actor::User, retry: Retry::Backoff };
 
     fn now() -> Timestamp {
         "2026-11-22T12:00:00Z".parse().unwrap()
@@ -91,6 +106,16 @@ mod tests {
         assert!((192..=288).contains(&pauses[2]), "{pauses:?}");
         assert!(pauses.iter().all(|pause| *pause <= 86_400), "{pauses:?}");
         assert!(pauses[12] >= 69_120, "{pauses:?}");
+    }
+
+    #[test]
+    fn who_must_act_says_how_long_a_pause_gets() {
+        let longest = |actor| pause(30, &Class { actor, retry: Retry::Backoff }, None, 7);
+        assert!((DAY.mul_f64(0.79)..=DAY).contains(&longest(Actor::User)));
+        for actor in [Actor::Ca, Actor::Network] {
+            assert!((HOUR.mul_f64(0.79)..=HOUR).contains(&longest(actor)));
+        }
+        assert!((TEN_MINUTES.mul_f64(0.79)..=TEN_MINUTES).contains(&longest(Actor::Us)));
     }
 
     #[test]
