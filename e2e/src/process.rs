@@ -34,6 +34,8 @@ pub struct Usage {
     pub cpu: Duration,
     /// The most memory that was resident at once, in bytes.
     pub peak_resident: u64,
+    /// The memory that is resident now, in bytes.
+    pub resident: u64,
 }
 
 impl Process {
@@ -173,15 +175,17 @@ impl Process {
     pub fn usage(&self) -> Option<Usage> {
         let id = self.id()?;
         let status = fs::read_to_string(format!("/proc/{id}/status")).ok()?;
-        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-        let kib: u64 = peak.trim().trim_end_matches("kB").trim().parse().ok()?;
+        let bytes = |field: &str| {
+            let value = status.lines().find_map(|line| line.strip_prefix(field))?;
+            value.trim().trim_end_matches("kB").trim().parse().ok().map(|kib: u64| kib.saturating_mul(1024))
+        };
         let stat = fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
         // The program's name is in parentheses and may hold spaces: count from behind it.
         let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
         let ticks: u64 = fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?;
         let per_second = rustix::param::clock_ticks_per_second().max(1);
         let cpu = Duration::from_millis(ticks.saturating_mul(1000) / per_second);
-        Some(Usage { cpu, peak_resident: kib.saturating_mul(1024) })
+        Some(Usage { cpu, peak_resident: bytes("VmHWM:")?, resident: bytes("VmRSS:")? })
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Child>> {

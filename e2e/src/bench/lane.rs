@@ -24,12 +24,14 @@ use super::{
     certificates::{Certificates, Timed},
     engine,
     figures::{each, per_second, percentile},
+    idle,
     report::{OperatorUse, Row},
 };
 use crate::{
     Error,
     lab::{Lab, Mark, OWN_NAMESPACE, Operator, OperatorOptions, Traefik, User},
     paths, probe,
+    process::Usage,
 };
 
 /// Something to measure.
@@ -49,6 +51,8 @@ pub enum Lane {
     Burst,
     /// Like existing-route, with a CA that says Retry-After: 3
     RetryAfter,
+    /// A Waxwing that starts beside many issued certificates and very many Secrets of others, and has nothing to do
+    Idle,
 }
 
 /// Which CA a lane asks.
@@ -77,7 +81,7 @@ const ENGINE_AT_ONCE: usize = 16;
 
 impl Lane {
     /// All of them, in the order that they run.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Engine,
         Self::ExistingRoute,
         Self::Traefik,
@@ -85,13 +89,14 @@ impl Lane {
         Self::BurstExisting,
         Self::Burst,
         Self::RetryAfter,
+        Self::Idle,
     ];
 
     /// The CA that it asks.
     pub fn ca(self) -> Ca {
         match self {
             Self::Engine | Self::ExistingRoute | Self::Traefik => Ca::Pebble,
-            Self::EngineBurst | Self::BurstExisting | Self::Burst => Ca::StepCa,
+            Self::EngineBurst | Self::BurstExisting | Self::Burst | Self::Idle => Ca::StepCa,
             Self::RetryAfter => Ca::SlowPebble,
         }
     }
@@ -108,6 +113,10 @@ impl Lane {
             Self::BurstExisting => "all created at once; the edge already routes; step-ca",
             Self::Burst => "all created at once; Traefik must learn a route for each host; step-ca",
             Self::RetryAfter => "like existing-route, with a CA that says Retry-After: 3; Pebble",
+            Self::Idle => {
+                "200 issued certificates and 10,000 Secrets of 8 KiB of others: writes, CPU and memory are those of a \
+                 Waxwing that was started then and had a minute of nothing to do; step-ca"
+            }
         }
     }
 
@@ -116,6 +125,7 @@ impl Lane {
         match self {
             Self::Engine | Self::ExistingRoute | Self::Traefik | Self::RetryAfter => options.singles,
             Self::EngineBurst | Self::BurstExisting | Self::Burst => options.certificates,
+            Self::Idle => idle::CERTIFICATES,
         }
     }
 
@@ -133,7 +143,8 @@ impl Lane {
                 (ENGINE_AT_ONCE, engine::issue(lab, &directory, &names, ENGINE_AT_ONCE).await?, None)
             }
             _ => {
-                let at_once = if matches!(self, Self::Burst | Self::BurstExisting) { count } else { 1 };
+                let at_once =
+                    if matches!(self, Self::Burst | Self::BurstExisting | Self::Idle) { count } else { 1 };
                 let (timed, used) = self.with_operator(lab, &directory, &names).await?;
                 (at_once, timed, Some(used))
             }
@@ -176,7 +187,7 @@ impl Lane {
         let mark = lab.audit().mark()?;
         let before = usage(&operator)?;
         let timed = match self {
-            Self::Burst | Self::BurstExisting => certificates.all_at_once(names, BURST).await?,
+            Self::Burst | Self::BurstExisting | Self::Idle => certificates.all_at_once(names, BURST).await?,
             Self::Traefik => {
                 let count = names.len().max(1);
                 let pause = |number: usize| {
@@ -191,6 +202,10 @@ impl Lane {
         };
         swept(lab).await?;
         settled(lab, &operator).await?;
+        if self == Self::Idle {
+            let used = Box::pin(idle(lab, operator)).await?;
+            return Ok((timed, used));
+        }
         let after = usage(&operator)?;
         let writes = lab.audit().count(User::Waxwing, mark)?;
         drop(certificates);
@@ -198,10 +213,22 @@ impl Lane {
         if let Some(route) = route {
             route.close(lab).await?;
         }
-        let used =
-            operator_use(writes, after.cpu.saturating_sub(before.cpu), after.peak_resident, names.len());
-        Ok((timed, used))
+        Ok((timed, operator_use(writes, after.cpu.saturating_sub(before.cpu), after, names.len())))
     }
+}
+
+/// Fills the cluster with Secrets of others, starts Waxwing anew, and looks at it after a while of nothing to do.
+async fn idle(lab: &Lab, operator: Operator) -> Result<OperatorUse, Error> {
+    operator.stop().await;
+    let unrelated = idle::Unrelated::fill(lab).await?;
+    let mark = lab.audit().mark()?;
+    operator.start_again()?;
+    tokio::time::sleep(idle::REST).await;
+    let after = usage(&operator)?;
+    let writes = lab.audit().count(User::Waxwing, mark)?;
+    operator.stop().await;
+    unrelated.clear().await?;
+    Ok(operator_use(writes, after.cpu, after, idle::CERTIFICATES))
 }
 
 impl fmt::Display for Lane {
@@ -214,6 +241,7 @@ impl fmt::Display for Lane {
             Self::BurstExisting => "burst-existing",
             Self::Burst => "burst",
             Self::RetryAfter => "retry-after",
+            Self::Idle => "idle",
         })
     }
 }
@@ -223,7 +251,7 @@ fn program() -> PathBuf {
     std::env::var_os("WAXWING").map_or_else(|| paths::target().join("release/waxwing"), PathBuf::from)
 }
 
-fn usage(operator: &Operator) -> Result<crate::process::Usage, Error> {
+fn usage(operator: &Operator) -> Result<Usage, Error> {
     operator.process().check()?;
     let gone = || Error::Invalid { what: "Waxwing".to_owned(), why: "its process is gone".to_owned() };
     operator.process().usage().ok_or_else(gone)
@@ -233,9 +261,10 @@ fn usage(operator: &Operator) -> Result<crate::process::Usage, Error> {
 fn operator_use(
     writes: BTreeMap<String, usize>,
     cpu: Duration,
-    peak_resident: u64,
+    after: Usage,
     certificates: usize,
 ) -> OperatorUse {
+    let mib = |bytes: u64| bytes as f64 / f64::from(1_u32 << 20);
     let all = |of: &dyn Fn(&str) -> bool| {
         let sum: usize = writes.iter().filter(|(write, _)| of(write)).map(|(_, count)| count).sum();
         each(f64::from(u32::try_from(sum).unwrap_or(u32::MAX)), certificates)
@@ -244,7 +273,8 @@ fn operator_use(
         writes_each: all(&|write| !is_of_time(write)),
         events_each: all(&|write| write.ends_with(" events")),
         cpu_seconds_each: each(cpu.as_secs_f64(), certificates),
-        peak_resident_mib: peak_resident as f64 / f64::from(1_u32 << 20),
+        peak_resident_mib: mib(after.peak_resident),
+        resident_mib: mib(after.resident),
         writes,
     }
 }

@@ -4,6 +4,7 @@
 mod certificates;
 mod engine;
 mod figures;
+mod idle;
 mod lane;
 mod machine;
 mod report;

@@ -55,6 +55,8 @@ pub struct OperatorUse {
     pub cpu_seconds_each: f64,
     /// The most memory that was resident at once since its start, in MiB.
     pub peak_resident_mib: f64,
+    /// The memory that was resident at the end, in MiB.
+    pub resident_mib: f64,
 }
 
 impl fmt::Display for Report {
@@ -65,8 +67,17 @@ impl fmt::Display for Report {
         }
         writeln!(
             f,
-            "\n{:<16} {:>5} {:>5} {:>9} {:>8} {:>8} {:>18} {:>9} {:>9}",
-            "lane", "n", "once", "certs/s", "p50 s", "p99 s", "writes/n (Events)", "CPU s/n", "RSS MiB"
+            "\n{:<16} {:>5} {:>5} {:>9} {:>8} {:>8} {:>18} {:>9} {:>9} {:>9}",
+            "lane",
+            "n",
+            "once",
+            "certs/s",
+            "p50 s",
+            "p99 s",
+            "writes/n (Events)",
+            "CPU s/n",
+            "peak MiB",
+            "RSS MiB"
         )?;
         for row in &self.lanes {
             write!(
@@ -77,12 +88,13 @@ impl fmt::Display for Report {
             match &row.operator {
                 Some(used) => writeln!(
                     f,
-                    " {:>18} {:>9.3} {:>9.1}",
+                    " {:>18} {:>9.3} {:>9.1} {:>9.1}",
                     format!("{:.1} ({:.1})", used.writes_each, used.events_each),
                     used.cpu_seconds_each,
-                    used.peak_resident_mib
+                    used.peak_resident_mib,
+                    used.resident_mib
                 )?,
-                None => writeln!(f, " {:>18} {:>9} {:>9}", "-", "-", "-")?,
+                None => writeln!(f, " {:>18} {:>9} {:>9} {:>9}", "-", "-", "-", "-")?,
             }
         }
         writeln!(f)?;
