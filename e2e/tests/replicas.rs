@@ -132,6 +132,21 @@ async fn an_api_server_that_is_away_ends_all_leading_and_loses_nothing() -> Resu
 }
 
 #[tokio::test]
+async fn an_edge_that_is_restarted_loses_nothing() -> Result<(), Error> {
+    let (lab, _turn) = lab().await?;
+    let fleet = Fleet::new(lab, "edge", &[QUICK; 3]).await?;
+    fleet.start(&[0, 1, 2]).await?;
+    let s = fleet.scenario("edge").await?;
+    fleet.leader(None).await?;
+
+    many_under_way(&s).await?;
+    let traefik = lab.traefik()?.process();
+    traefik.kill();
+    traefik.start()?;
+    all_are_well(&fleet, &s).await
+}
+
+#[tokio::test]
 async fn a_rolling_restart_is_noticed_by_nobody() -> Result<(), Error> {
     let (lab, _turn) = lab().await?;
     let fleet = Fleet::new(lab, "rolling", &[QUICK; 6]).await?;
