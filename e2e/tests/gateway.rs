@@ -1,4 +1,4 @@
-//! `http01.gatewayHTTPRoute` through Traefik's provider of the Gateway API.
+//! The Gateway API: `http01.gatewayHTTPRoute` through Traefik's provider of it, and whose a name is that its routes have.
 
 #[path = "http01/rights.rs"]
 #[allow(dead_code, reason = "each test uses its part")]
@@ -148,6 +148,63 @@ async fn a_gateway_that_refuses_is_quoted() -> Result<(), Error> {
     assert!(stopped.message.contains("Correct parentRefs"), "{}", stopped.message);
     // Its order stays open, and yet its route goes.
     until_swept(&s).await
+}
+
+#[tokio::test]
+async fn a_name_that_a_neighbours_route_has_is_the_neighbours() -> Result<(), Error> {
+    let (neighbour, s) = (scenario("neighbour").await?, scenario("tenant").await?);
+    for kind in ["HTTPRoute", "GRPCRoute", "TLSRoute"] {
+        let name = kind.to_lowercase();
+        let (host, free) = (neighbour.routed(&name), neighbour.routed(&format!("{name}-free")));
+        neighbour.lab().apply(neighbour.namespace(), &route(kind, &name, &host)).await?;
+        s.certify(&name, json!({"dnsNames": [host]})).await?;
+        let words = format!("{host} is routed by {kind} {}/{name}", neighbour.namespace());
+        let stopped = s.stopped_saying(&name, reason::NAME_OWNED_ELSEWHERE, &words).await?;
+        assert_eq!(stopped.certificate.status.and_then(|status| status.failed_issuance_attempts), None);
+
+        // Its owner gets it; and gives it up.
+        neighbour.certify(&name, json!({"dnsNames": [host]})).await?;
+        neighbour.ready(&name).await?;
+        neighbour.lab().apply(neighbour.namespace(), &route(kind, &name, &free)).await?;
+        s.ready(&name).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_gateways_own_namespace_may_have_what_is_routed_through_it() -> Result<(), Error> {
+    let (tenant, platform) = (scenario("routed").await?, scenario("platform").await?);
+    let host = tenant.routed("shop");
+    tenant.lab().apply(tenant.namespace(), &route("HTTPRoute", "shop", &host)).await?;
+    platform.certify("shop", json!({"dnsNames": [host]})).await?;
+    platform.stopped("shop", reason::NAME_OWNED_ELSEWHERE).await?;
+    let gateway = json!({
+        "apiVersion": "gateway.networking.k8s.io/v1",
+        "kind": "Gateway",
+        "metadata": {"name": "own"},
+        "spec": {
+            // What nobody serves: its certificate comes first.
+            "gatewayClassName": "none",
+            "listeners": [{
+                "name": "https", "port": 443, "protocol": "HTTPS",
+                "tls": {"certificateRefs": [{"name": "shop-tls"}]},
+            }],
+        },
+    });
+    platform.lab().apply(platform.namespace(), &gateway.to_string()).await?;
+    platform.ready("shop").await.map(|_| ())
+}
+
+/// A route of some kind that has a host and leads nowhere.
+fn route(kind: &str, name: &str, host: &str) -> String {
+    let backends = json!([{"name": name, "port": 443}]);
+    json!({
+        "apiVersion": "gateway.networking.k8s.io/v1",
+        "kind": kind,
+        "metadata": {"name": name},
+        "spec": {"hostnames": [host], "rules": [{"backendRefs": backends}]},
+    })
+    .to_string()
 }
 
 /// Waits until no route and no grant of the namespace's Certificates is left.

@@ -62,8 +62,8 @@ pub struct IssuerSpec {
     pub acme: Acme,
 
     /// Experimental. Limits the issuer to some names: each name of a Certificate must fit an entry (else reason
-    /// NotAllowed). Unlike a ClusterIssuer's, it never gives a name that Ingresses of other namespaces have (reason
-    /// NameOwnedElsewhere). Default: every name that no other namespace's Ingresses have.
+    /// NotAllowed). Unlike a ClusterIssuer's, it never gives a name that Ingresses or routes of other namespaces have
+    /// (reason NameOwnedElsewhere). Default: every name that no other namespace has.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 100))]
     #[x_kube(merge_strategy = ListMerge::Atomic)]
@@ -121,8 +121,8 @@ pub struct ClusterIssuerSpec {
 
     /// Experimental. Which namespaces may have which names: each name of a Certificate must fit an entry for its
     /// namespace (else reason NotAllowed). An entry with a namespaceSelector also gives its namespaces names that
-    /// Ingresses of other namespaces have (else reason NameOwnedElsewhere).
-    /// Default: every namespace may have every name that no other namespace's Ingresses have.
+    /// Ingresses or routes of other namespaces have (else reason NameOwnedElsewhere).
+    /// Default: every namespace may have every name that no other namespace has.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 100))]
     #[x_kube(merge_strategy = ListMerge::Atomic)]

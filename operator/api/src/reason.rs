@@ -30,7 +30,7 @@ pub const IN_PROGRESS: &str = "Issuing";
 pub const ISSUER_NOT_FOUND: &str = "IssuerNotFound";
 /// Issuing, `False`: the issuer exists but isn't Ready; its own condition says why.
 pub const ISSUER_NOT_READY: &str = "IssuerNotReady";
-/// Issuing, `False`: Ingresses of another namespace, and none of this one, route one of the names.
+/// Issuing, `False`: Ingresses or routes of another namespace, and nothing of this one, have one of the names.
 pub const NAME_OWNED_ELSEWHERE: &str = "NameOwnedElsewhere";
 /// Issuing, `False`: no rule in the issuer's `allow` is for one of the names in this namespace.
 pub const NOT_ALLOWED: &str = "NotAllowed";

@@ -3,15 +3,14 @@
 //! A shared ingress controller proves every host on it, and a CA reuses valid authorizations of a shared
 //! account: so who may have a name is Waxwing's to ask before an order is made.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use k8s_openapi::api::networking::v1::Ingress;
-use kube::ResourceExt;
 use kube::core::{Selector, SelectorExt};
-use waxwing_api::{AllowRule, Certificate, IssuerKind, labels, reason};
+use waxwing_api::{AllowRule, Certificate, IssuerKind, reason};
 
+use super::claims::Claims;
 use super::target_secret::Stored;
 use super::wanted::Wanted;
 use crate::issuer::{IssuerKey, Lookup, ReadyIssuer};
@@ -25,14 +24,11 @@ pub struct Facts<'a> {
     pub namespace_labels: &'a BTreeMap<String, String>,
     /// The issuer that it names.
     pub issuer: &'a Lookup,
-    /// Which of its names Ingresses claim, and in which namespaces.
+    /// Whose its names are.
     pub claims: &'a Claims,
     /// The target Secret.
     pub stored: &'a Stored,
 }
-
-/// For each wanted name, the namespaces whose Ingresses route it.
-pub type Claims = BTreeMap<String, BTreeSet<String>>;
 
 /// A no, with what to do about it.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -106,47 +102,18 @@ fn names_allowed(
         // Issuer can't give away a neighbour's name.
         let consented = key.kind == IssuerKind::ClusterIssuer
             && rules.iter().any(|rule| rule.namespace_selector.is_some());
-        if let (false, Some(owner)) = (consented, owned_elsewhere(facts, name)) {
+        if let (false, Some(claimant)) = (consented, claimed_elsewhere(facts, name)) {
             return refuse(
                 reason::NAME_OWNED_ELSEWHERE,
                 format!(
-                    "{name} is routed by an Ingress of namespace {owner} and by none of namespace {}; ask for the \
-                     certificate there, or have a rule with a namespaceSelector added to {key}'s spec.allow",
+                    "{name} is routed by {claimant} and by nothing of namespace {}; ask for the certificate there, \
+                     or have a rule with a namespaceSelector added to {key}'s spec.allow",
                     facts.namespace
                 ),
             );
         }
     }
     Ok(())
-}
-
-/// Which of `names` the Ingresses route, and from where. Those in Waxwing's own namespace are nobody's claim: they
-/// are its routes, and what an administrator made there for `http01.existingRoute`. Neither are its routes elsewhere:
-/// who was once let have a name must not have it for good.
-pub fn claims<'a>(
-    ingresses: impl IntoIterator<Item = &'a Ingress>,
-    names: &BTreeSet<String>,
-    own_namespace: &str,
-) -> Claims {
-    let mut claims = Claims::new();
-    for ingress in ingresses {
-        let (Some(spec), Some(namespace)) = (&ingress.spec, ingress.namespace()) else { continue };
-        let is_route =
-            ingress.labels().get(labels::COMPONENT).is_some_and(|what| what == labels::COMPONENT_ROUTE);
-        if namespace == own_namespace || is_route {
-            continue;
-        }
-        let hosts =
-            spec.rules.iter().flatten().filter_map(|rule| rule.host.as_deref()).chain(
-                spec.tls.iter().flatten().flat_map(|tls| tls.hosts.iter().flatten()).map(String::as_str),
-            );
-        for host in hosts {
-            for name in names.iter().filter(|name| overlap(name, &host.to_ascii_lowercase())) {
-                claims.entry(name.clone()).or_default().insert(namespace.clone());
-            }
-        }
-    }
-    claims
 }
 
 /// The no to an issuer whose CA has failed again and again, while others can be asked.
@@ -206,59 +173,48 @@ fn covers(pattern: &str, name: &str) -> bool {
     }
 }
 
-fn owned_elsewhere<'a>(facts: &Facts<'a>, name: &str) -> Option<&'a str> {
-    let namespaces = facts.claims.get(name)?;
-    if namespaces.contains(facts.namespace) {
-        return None;
-    }
-    namespaces.iter().next().map(String::as_str)
-}
-
-/// Whether a certificate for `name` would serve `host` or the other way round; either may be a wildcard.
-fn overlap(name: &str, host: &str) -> bool {
-    let under = |wildcard: &str, name: &str| {
-        wildcard.strip_prefix("*.").is_some_and(|zone| {
-            name.split_once('.').is_some_and(|(label, parent)| !label.is_empty() && parent == zone)
-        })
-    };
-    name == host || under(name, host) || under(host, name)
+/// What routes the name, if that is of other namespaces alone.
+fn claimed_elsewhere<'a>(facts: &Facts<'a>, name: &str) -> Option<&'a str> {
+    let claimants = facts.claims.get(name).filter(|claimants| !claimants.contains_key(facts.namespace))?;
+    claimants.values().next().map(String::as_str)
 }
 
 #[cfg(test)]
 mod tests {
-    use k8s_openapi::api::networking::v1::{IngressRule, IngressSpec};
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
-    use kube::api::ObjectMeta;
+    use kube::ResourceExt;
 
     use super::super::wanted::tests::wanted;
     use super::*;
 
-    fn ingress(namespace: &str, host: &str) -> Ingress {
-        Ingress {
-            metadata: ObjectMeta { namespace: Some(namespace.into()), ..ObjectMeta::default() },
-            spec: Some(IngressSpec {
-                rules: Some(vec![IngressRule { host: Some(host.into()), ..IngressRule::default() }]),
-                ..IngressSpec::default()
-            }),
-            status: None,
-        }
-    }
-
+    /// The no to a Certificate of namespace `web` for `a.example`, which these namespaces claim.
     fn refusal(
         allow: &[AllowRule],
-        ingresses: &[Ingress],
+        claimed_by: &[&str],
         namespace_labels: &[(&str, &str)],
-    ) -> Option<&'static str> {
+    ) -> Option<Refusal> {
         let wanted = wanted(&["a.example"]);
         let labels = namespace_labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        let claimants =
+            claimed_by.iter().map(|namespace| ((*namespace).to_owned(), format!("HTTPRoute {namespace}/r")));
         let facts = Facts {
             namespace: "web",
             namespace_labels: &labels,
             issuer: &Lookup::Missing,
-            claims: &claims(ingresses, &wanted.names, "waxwing-system"),
+            claims: &Claims::from([("a.example".to_owned(), claimants.collect())]),
             stored: &Stored::Absent,
         };
-        names_allowed(&wanted, &wanted.issuer, &facts, allow).err().map(|refusal| refusal.reason)
+        names_allowed(&wanted, &wanted.issuer, &facts, allow).err()
+    }
+
+    fn why(
+        allow: &[AllowRule],
+        claimed_by: &[&str],
+        namespace_labels: &[(&str, &str)],
+    ) -> Option<&'static str> {
+        refusal(allow, claimed_by, namespace_labels).map(|refusal| refusal.reason)
     }
 
     fn rule(dns_name: &str, team: Option<&str>) -> AllowRule {
@@ -289,28 +245,21 @@ mod tests {
 
     #[test]
     fn a_neighbours_name_is_refused_and_ones_own_is_not() {
-        assert_eq!(refusal(&[], &[], &[]), None);
-        assert_eq!(refusal(&[], &[ingress("shop", "A.example")], &[]), Some(reason::NAME_OWNED_ELSEWHERE));
-        assert_eq!(refusal(&[], &[ingress("shop", "*.example")], &[]), Some(reason::NAME_OWNED_ELSEWHERE));
-        let both = [ingress("shop", "a.example"), ingress("web", "a.example")];
-        assert_eq!(refusal(&[], &both, &[]), None);
-    }
-
-    #[test]
-    fn what_stands_in_waxwings_own_namespace_is_no_claim() {
-        let routes = [ingress("waxwing-system", "a.example"), ingress("waxwing-system", "*.example")];
-        assert_eq!(refusal(&[], &routes, &[]), None);
+        assert_eq!(why(&[], &[], &[]), None);
+        assert_eq!(why(&[], &["shop", "web"], &[]), None);
+        let refusal = refusal(&[], &["shop"], &[]).unwrap();
+        assert_eq!(refusal.reason, reason::NAME_OWNED_ELSEWHERE);
+        assert!(refusal.message.contains("is routed by HTTPRoute shop/r"), "{}", refusal.message);
     }
 
     #[test]
     fn rules_limit_an_issuer_and_only_those_with_a_selector_give_a_neighbours_name() {
-        let neighbour = [ingress("shop", "a.example")];
-        assert_eq!(refusal(&[rule("b.example", None)], &[], &[]), Some(reason::NOT_ALLOWED));
-        assert_eq!(refusal(&[rule("*.example", None)], &[], &[]), None);
-        assert_eq!(refusal(&[rule("*.example", None)], &neighbour, &[]), Some(reason::NAME_OWNED_ELSEWHERE));
-        assert_eq!(refusal(&[rule("*.example", Some("web"))], &neighbour, &[("team", "web")]), None);
+        assert_eq!(why(&[rule("b.example", None)], &[], &[]), Some(reason::NOT_ALLOWED));
+        assert_eq!(why(&[rule("*.example", None)], &[], &[]), None);
+        assert_eq!(why(&[rule("*.example", None)], &["shop"], &[]), Some(reason::NAME_OWNED_ELSEWHERE));
+        assert_eq!(why(&[rule("*.example", Some("web"))], &["shop"], &[("team", "web")]), None);
         assert_eq!(
-            refusal(&[rule("*.example", Some("web"))], &neighbour, &[("team", "other")]),
+            why(&[rule("*.example", Some("web"))], &["shop"], &[("team", "other")]),
             Some(reason::NOT_ALLOWED)
         );
     }
@@ -326,19 +275,5 @@ mod tests {
         old.metadata.name = Some("z".into());
         new.metadata.creation_timestamp = at(2);
         assert_eq!(first_of([&new, &old]).unwrap().name_any(), "z");
-    }
-
-    #[test]
-    fn wildcards_overlap_one_label_deep() {
-        for (name, host, expected) in [
-            ("a.example", "a.example", true),
-            ("*.example", "a.example", true),
-            ("a.example", "*.example", true),
-            ("a.b.example", "*.example", false),
-            ("example", "*.example", false),
-            ("b.example", "a.example", false),
-        ] {
-            assert_eq!(overlap(name, host), expected, "{name} {host}");
-        }
     }
 }

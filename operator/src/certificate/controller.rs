@@ -113,6 +113,13 @@ fn disturbances(
             }
         })
     };
+    let by_route = {
+        let store = store.clone();
+        let changes = watches.gateway_api.changes();
+        changes.map(move |()| {
+            having(&store, |certificate| stopped_by(certificate, reason::NAME_OWNED_ELSEWHERE))
+        })
+    };
     // Another Certificate of the same Secret has gone.
     let by_certificate = {
         let store = store.clone();
@@ -135,8 +142,14 @@ fn disturbances(
             Change::Applied(_) | Change::Deleted(_) | Change::Resynced => Vec::new(),
         })
     };
-    let all: [BoxStream<'static, Vec<Arc<Certificate>>>; 5] =
-        [by_issuer.boxed(), by_secret.boxed(), by_ingress.boxed(), by_certificate.boxed(), by_order.boxed()];
+    let all: [BoxStream<'static, Vec<Arc<Certificate>>>; 6] = [
+        by_issuer.boxed(),
+        by_secret.boxed(),
+        by_ingress.boxed(),
+        by_route.boxed(),
+        by_certificate.boxed(),
+        by_order.boxed(),
+    ];
     let tasks = tasks.clone();
     stream::select_all(all).flat_map(move |certificates| {
         let references: Vec<_> = certificates

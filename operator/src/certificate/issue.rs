@@ -12,9 +12,10 @@ use tokio::sync::watch;
 use waxwing_acme::{Issued, Journal, ObtainError, Progress, Request, Step, SuggestedWindow, obtain};
 use waxwing_api::{Certificate, RehearseWhen, labels, reason};
 
-use super::admit::{self, Claims, Facts, Refusal};
+use super::admit::{self, Facts, Refusal};
 use super::advice::{Advice, Advisor};
 use super::candidates::candidates;
+use super::claims::claims;
 use super::decide::{self, Decision};
 use super::host_gate::HostGate;
 use super::key_encoding;
@@ -109,6 +110,7 @@ pub async fn issue(context: &Context, certificate: Arc<Certificate>) -> Result<R
     }
 
     // admit, order, authorize, finalize: at the first issuer that can
+    context.watches.gateway_api.look().await?;
     let mut setbacks = Vec::new();
     let candidates = line.candidates(&wanted, &stored, &journal, now).await;
     for key in &candidates {
@@ -342,8 +344,13 @@ impl<'a> Line<'a> {
     ) -> Result<Arc<ReadyIssuer>, Refusal> {
         let watches = &self.context.watches;
         let ingresses = watches.ingresses.store().state();
-        let ingresses = ingresses.iter().map(|ingress| &**ingress);
-        let claims: Claims = admit::claims(ingresses, &wanted.names, &self.context.own_namespace);
+        let claims = claims(
+            &wanted.names,
+            &self.namespace,
+            &self.context.own_namespace,
+            ingresses.iter().map(|ingress| &**ingress),
+            &watches.gateway_api.all(),
+        );
         let namespace = watches.namespaces.get(None, &self.namespace);
         let namespace_labels = namespace.map(|namespace| namespace.labels().clone()).unwrap_or_default();
         let facts = Facts {

@@ -6,6 +6,7 @@
 pub mod admit;
 pub mod advice;
 pub mod candidates;
+pub mod claims;
 pub mod controller;
 pub mod decide;
 mod ending;

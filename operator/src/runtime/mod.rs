@@ -3,6 +3,7 @@
 pub mod admin;
 pub mod client;
 pub mod events;
+pub mod gateway_api;
 pub mod lease;
 pub mod log;
 mod merge;

@@ -31,7 +31,7 @@ use thiserror::Error;
 use tokio::sync::broadcast;
 use waxwing_api::{Certificate, ClusterIssuer, Issuer, labels};
 
-use super::{client::Reconnect, merge::Merge, shutdown::Tasks};
+use super::{client::Reconnect, gateway_api::GatewayApi, merge::Merge, shutdown::Tasks};
 
 /// Changes that a reader may lag behind before it has to look at everything again.
 const BUFFER: usize = 1024;
@@ -43,6 +43,8 @@ pub struct Watches {
     pub certificates: Watch<Certificate>,
     /// Cluster issuers. None where only some namespaces are watched; so for the other kinds without a namespace.
     pub cluster_issuers: Watch<ClusterIssuer>,
+    /// Hosts of Gateways and of their routes in the watched namespaces, where there are any; see [`GatewayApi::look`].
+    pub gateway_api: GatewayApi,
     /// Ingress classes.
     pub ingress_classes: Watch<IngressClass>,
     /// Ingresses of the watched namespaces and of Waxwing's own, without status. The solver's own routes are among them.
@@ -82,6 +84,7 @@ impl Watches {
         Self {
             certificates: Watch::start("Certificates", namespaced(client, scope), &any(), |_| (), tasks),
             cluster_issuers: Watch::start("ClusterIssuers", cluster(client, scope), &any(), |_| (), tasks),
+            gateway_api: GatewayApi::start(client, scope, tasks),
             ingress_classes: Watch::start("IngressClasses", cluster(client, scope), &any(), |_| (), tasks),
             ingresses: Watch::start(
                 "Ingresses",
@@ -113,7 +116,7 @@ impl Watches {
         }
     }
 
-    /// Returns when every cache has been filled once.
+    /// Returns when every cache has been filled once, but for [`Watches::gateway_api`].
     pub async fn wait_until_synced(&self) {
         tokio::join!(
             self.certificates.wait_until_synced(),
