@@ -24,6 +24,9 @@ pub const NODE_ADDRESS: &str = "10.99.0.1";
 /// A second address of the node, on which no part listens: connections to it are refused.
 pub const SILENT_ADDRESS: &str = "10.99.0.2";
 
+/// A third address of the node, for an edge beside the first.
+pub const SECOND_EDGE_ADDRESS: &str = "10.99.0.3";
+
 /// How often, and how long apart, the processes of a sandbox that ends are looked for.
 const ENDS: u32 = 200;
 const END_POLL: Duration = Duration::from_millis(10);
@@ -158,8 +161,7 @@ fn set_up_network() -> Result<(), Error> {
     // Kernels without modules often lack one of the two.
     ip("link add node0 type bridge").or_else(|_| ip("link add node0 type dummy"))?;
     ip(&format!("addr add {NODE_ADDRESS}/24 dev node0"))?;
-    ip(&format!("addr add {SILENT_ADDRESS}/24 dev node0"))?;
-    for address in REPLICA_ADDRESSES {
+    for address in [SILENT_ADDRESS, SECOND_EDGE_ADDRESS].into_iter().chain(REPLICA_ADDRESSES) {
         ip(&format!("addr add {address}/24 dev node0"))?;
     }
     ip("link set node0 up")?;

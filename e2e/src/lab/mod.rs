@@ -34,7 +34,15 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 pub use traefik::{Traefik, TraefikOptions};
 pub use user::User;
 
-use crate::{Error, http::Http, parts::Part, paths, pki::Authority, process::Process, sandbox};
+use crate::{
+    Error,
+    http::Http,
+    parts::Part,
+    paths,
+    pki::Authority,
+    process::Process,
+    sandbox::{self, NODE_ADDRESS, SECOND_EDGE_ADDRESS},
+};
 
 /// Ports inside of a sandbox are ours, so a lab uses fixed ones, and one lab runs at a time.
 static ONE_AT_A_TIME: Semaphore = Semaphore::const_new(1);
@@ -152,7 +160,7 @@ impl Lab {
             step(&Part::StepCa.title());
         }
         let traefik = match parts.traefik {
-            Some(options) => Some(Traefik::start(&options, &cluster, &places).await?),
+            Some(options) => Some(Traefik::start("traefik", NODE_ADDRESS, &options, &cluster, &places).await?),
             None => None,
         };
         if traefik.is_some() {
@@ -254,6 +262,11 @@ impl Lab {
     /// namespace go to `namespace`.
     pub async fn apply(&self, namespace: &str, yaml: &str) -> Result<(), Error> {
         manifests::apply(&self.client(User::Admin)?, namespace, yaml).await
+    }
+
+    /// Starts a second Traefik, which serves the same Ingresses at [`SECOND_EDGE_ADDRESS`].
+    pub async fn second_traefik(&self, options: &TraefikOptions) -> Result<Traefik, Error> {
+        Traefik::start("traefik-2", SECOND_EDGE_ADDRESS, options, &self.cluster, &self.places).await
     }
 
     /// Starts Waxwing as a process, as the user `waxwing`.
