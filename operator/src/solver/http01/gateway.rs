@@ -21,6 +21,8 @@ use crate::solver::{Applicant, SolverContext, responder::PATH};
 
 /// How long a Gateway's controller may take to say whether it takes an `HTTPRoute`.
 const ACCEPTANCE: Duration = Duration::from_secs(5);
+/// For one more look, after that time.
+const LAST_LOOK: Duration = Duration::from_secs(1);
 
 /// Solves by an `HTTPRoute` for each host.
 #[derive(Clone, Debug)]
@@ -85,7 +87,12 @@ impl Solver for GatewayRoute {
     async fn present(&self, challenge: &Challenge) -> Result<(), SolverError> {
         let host = challenge.identifier.to_string();
         let route = self.ensure(&host).await?;
-        match self.context.objects.find(&route, ACCEPTANCE, verdict).await {
+        let objects = &self.context.objects;
+        let said = match objects.find(&route, ACCEPTANCE, settled).await {
+            None => objects.find(&route, LAST_LOOK, verdict).await,
+            said => said,
+        };
+        match said {
             // Nobody said anything: the self-check looks, and the CA.
             None | Some(Ok(())) => Ok(()),
             Some(Err(why)) => Err(SolverError::new(format!(
@@ -178,6 +185,15 @@ fn verdict(route: &Value) -> Option<Result<(), String>> {
     (!refusals.is_empty()).then(|| Err(refusals.join("; ")))
 }
 
+/// The same, but that a grant which a controller hasn't seen is nothing yet: it was made together with the route.
+fn settled(route: &Value) -> Option<Result<(), String>> {
+    let parents = route["status"]["parents"].as_array();
+    let conditions =
+        parents.into_iter().flatten().filter_map(|parent| parent["conditions"].as_array()).flatten();
+    let ungranted = conditions.into_iter().any(|condition| condition["reason"] == "RefNotPermitted");
+    verdict(route).filter(|verdict| verdict.is_ok() || !ungranted)
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
@@ -240,5 +256,16 @@ mod tests {
         assert!(refused.contains("NotAllowedByListeners"), "{refused}");
         let refused = of(json!([parent("True", "False")])).unwrap().unwrap_err();
         assert!(refused.contains("RefNotPermitted"), "{refused}");
+    }
+
+    #[test]
+    fn a_grant_that_is_not_seen_yet_is_waited_for() {
+        let said = |reason: &str| {
+            let refs = json!({"type": "ResolvedRefs", "status": "False", "reason": reason});
+            let accepted = json!({"type": "Accepted", "status": "True"});
+            settled(&json!({"status": {"parents": [{"conditions": [accepted, refs]}]}}))
+        };
+        assert_eq!(said("RefNotPermitted"), None);
+        assert!(said("BackendNotFound").unwrap().is_err());
     }
 }
