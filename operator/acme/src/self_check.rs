@@ -57,6 +57,7 @@ impl Default for SelfCheckConfig {
 #[derive(Clone)]
 pub struct SelfCheck {
     inner: Arc<Inner>,
+    deadline: Duration,
 }
 
 struct Inner {
@@ -80,8 +81,14 @@ const ADDRESSES: usize = 16;
 impl SelfCheck {
     /// A self-check that looks as `config` says.
     pub fn new(config: SelfCheckConfig) -> Self {
-        let lookup = AddressLookup::new(&config.nameservers);
-        Self { inner: Arc::new(Inner { config, lookup, tls: tls_connector() }) }
+        let (lookup, deadline) = (AddressLookup::new(&config.nameservers), config.deadline);
+        Self { inner: Arc::new(Inner { config, lookup, tls: tls_connector() }), deadline }
+    }
+
+    /// The same, but that it looks for at least so long before it gives up.
+    #[must_use]
+    pub fn for_at_least(&self, deadline: Duration) -> Self {
+        Self { inner: Arc::clone(&self.inner), deadline: self.deadline.max(deadline) }
     }
 
     /// Looks at `http://<host>/.well-known/acme-challenge/<token>` at every address of `host` until all answer
@@ -92,13 +99,13 @@ impl SelfCheck {
         let mut pause = FIRST_PAUSE.min(config.poll);
         let mut successes = 0;
         loop {
-            let rest = config.deadline.saturating_sub(started.elapsed());
+            let rest = self.deadline.saturating_sub(started.elapsed());
             let mut evidence = tokio::time::timeout(rest, self.http01_once(host, token, expected))
                 .await
                 .unwrap_or_else(|_| timed_out(host, token));
             evidence.elapsed = started.elapsed();
             successes = if evidence.passed { successes + 1 } else { 0 };
-            if successes >= config.successes.max(1) || started.elapsed() + pause >= config.deadline {
+            if successes >= config.successes.max(1) || started.elapsed() + pause >= self.deadline {
                 // A pass that wasn't repeated in time is still a pass: it is the best that is known.
                 return evidence;
             }

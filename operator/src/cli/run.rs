@@ -22,7 +22,7 @@ use crate::{
     issuer,
     runtime::{
         admin::{self, Readiness, ServeError},
-        client::{self, ClientError, ClientOptions},
+        client::{self, ClientError, ClientOptions, Outages},
         events::Events,
         lease::{Candidate, Term, Timing, TimingError},
         log::{self, LogError},
@@ -225,7 +225,7 @@ impl Run {
             context: self.context.clone(),
             identity: identity.clone(),
         };
-        let client = client::connect(&options).await?;
+        let (client, outages) = client::connect(&options).await?;
         let challenges = admin::listen("HTTP-01 responder", self.responder_listen).await?;
         let administration = admin::listen("admin server", self.admin_listen).await?;
 
@@ -271,6 +271,7 @@ impl Run {
             metrics,
             namespace,
             orders,
+            outages,
             quiet_period: self.route_quiet_period,
             route_check_interval: self.route_check_interval,
             scope,
@@ -331,6 +332,7 @@ struct Leading {
     metrics: Arc<Metrics>,
     namespace: String,
     orders: OpenOrders,
+    outages: Outages,
     quiet_period: Duration,
     route_check_interval: Duration,
     scope: Scope,
@@ -388,6 +390,7 @@ impl Leading {
             ingresses: watches.ingresses.clone(),
             metrics: Arc::clone(metrics),
             objects: Arc::clone(&objects),
+            outages: self.outages.clone(),
             own_namespace: self.namespace.clone(),
             redirecting: Redirecting::default(),
             routes: Arc::clone(&routes),

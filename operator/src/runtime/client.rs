@@ -1,6 +1,11 @@
 //! The Kubernetes client: no retries of its own, and a bound on every call.
 
-use std::{future::Future, path::PathBuf, time::Duration};
+use std::{
+    future::Future,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use axum::http::{HeaderValue, header::USER_AGENT};
 use hyper_util::{
@@ -14,6 +19,7 @@ use kube::{
 };
 use kube_runtime::utils::Backoff;
 use thiserror::Error;
+use tokio::time::Instant;
 use tower::ServiceBuilder;
 
 use super::permit::guard;
@@ -67,11 +73,29 @@ impl Backoff for Reconnect {
     }
 }
 
+/// Remembers when the API server was last away. Clones are handles to the same memory.
+#[derive(Clone, Debug, Default)]
+pub struct Outages {
+    last: Arc<Mutex<Option<Instant>>>,
+}
+
+impl Outages {
+    /// How long ago a request didn't get there, or got no answer.
+    pub fn since_last(&self) -> Option<Duration> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).map(|last| last.elapsed())
+    }
+
+    /// A request has failed so.
+    pub fn note(&self) {
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+}
+
 /// Makes the client. Nothing is sent yet.
 ///
 /// kube's default client repeats 429 and 5xx up to 15 times by itself, for minutes. Ours doesn't:
 /// who calls decides, and an answer is never older than [`CALL_TIMEOUT`].
-pub async fn connect(options: &ClientOptions) -> Result<Client, ClientError> {
+pub async fn connect(options: &ClientOptions) -> Result<(Client, Outages), ClientError> {
     let mut config = config(options).await?;
     let agent = format!("waxwing/{} ({})", env!("CARGO_PKG_VERSION"), options.identity);
     if let Ok(agent) = HeaderValue::from_str(&agent) {
@@ -95,14 +119,19 @@ pub async fn connect(options: &ClientOptions) -> Result<Client, ClientError> {
         .pool_idle_timeout(POOL_IDLE)
         .pool_timer(TokioTimer::new())
         .build(connector);
+    let outages = Outages::default();
+    let noted = outages.clone();
     let service = ServiceBuilder::new()
         .layer(config.base_uri_layer())
         .option_layer(config.auth_layer().map_err(build)?)
         .layer(config.extra_headers_layer().map_err(build)?)
-        .map_err(tower::BoxError::from)
+        .map_err(move |error| {
+            noted.note();
+            tower::BoxError::from(error)
+        })
         .map_request(guard::<Body>)
         .service(http);
-    Ok(ClientBuilder::new(service, config.default_namespace).build())
+    Ok((ClientBuilder::new(service, config.default_namespace).build(), outages))
 }
 
 /// Runs one call within [`CALL_TIMEOUT`]. `what` says what is being done, to which object: "apply Secret web/shop-tls".

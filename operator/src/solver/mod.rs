@@ -18,7 +18,7 @@ use self::http01::{
     objects::Objects,
     routes::Routes,
 };
-use crate::runtime::{metrics::Metrics, watch::Watch};
+use crate::runtime::{client::Outages, metrics::Metrics, watch::Watch};
 
 /// What solvers stand on. One for the process.
 #[derive(Debug)]
@@ -31,6 +31,8 @@ pub struct SolverContext {
     pub metrics: Arc<Metrics>,
     /// What serves issuances outside of Waxwing's namespace.
     pub objects: Arc<Objects>,
+    /// When the API server was last away.
+    pub outages: Outages,
     /// Waxwing's own namespace.
     pub own_namespace: String,
     /// Classes whose edge redirects HTTP to HTTPS.

@@ -78,6 +78,9 @@ async fn it_ends_at_its_deadline() {
     let evidence = check.http01("127.0.0.1", "token", "expected").await;
     assert!(!evidence.passed);
     assert_eq!(evidence.failures().count(), 1);
+    let longer = check.for_at_least(Duration::from_millis(400)).for_at_least(Duration::ZERO);
+    let evidence = longer.http01("127.0.0.1", "token", "expected").await;
+    assert!(evidence.elapsed > Duration::from_millis(200), "{evidence}");
 }
 
 #[tokio::test]

@@ -13,7 +13,9 @@ pub mod pod;
 pub mod route;
 pub mod routes;
 
-use waxwing_acme::{Challenge, ChallengeType, Evidence, Presented};
+use std::time::Duration;
+
+use waxwing_acme::{Challenge, ChallengeType, Evidence, Presented, SelfCheck};
 
 use super::SolverContext;
 
@@ -23,10 +25,20 @@ fn record(solver: String, challenge: &Challenge) -> Presented {
     Presented { identifier: host.clone(), challenge_type: ChallengeType::Http01, solver, value: host }
 }
 
+/// How long after an outage of the API server an edge may take to see what was made meanwhile: most of them watch by
+/// client-go, whose pauses between two tries grow to 30 s, and then have a route to learn.
+const EDGES_BACK: Duration = Duration::from_secs(45);
+
+/// How it is looked through the edge now: after an outage that gets the time to see again what is made.
+fn look(context: &SolverContext) -> SelfCheck {
+    let ago = context.outages.since_last();
+    context.self_check.for_at_least(ago.map_or(Duration::ZERO, |ago| EDGES_BACK.saturating_sub(ago)))
+}
+
 /// Looks through the edge as the CA will.
 async fn self_check(context: &SolverContext, challenge: &Challenge) -> Evidence {
     let host = challenge.identifier.to_string();
-    let evidence = context.self_check.http01(&host, &challenge.token, &challenge.key_authorization).await;
+    let evidence = look(context).http01(&host, &challenge.token, &challenge.key_authorization).await;
     context.metrics.self_check(evidence.elapsed);
     evidence
 }
