@@ -105,10 +105,13 @@ fn waxwing_knows_every_flag_that_it_is_given() -> Result<(), Error> {
         for object in
             objects(&printed(&render("waxwing", "waxwing-system", &["--values", &values_of(&set)])?))
         {
-            if object["kind"] != "Deployment" {
-                continue;
-            }
-            let arguments = &object["spec"]["template"]["spec"]["containers"][0]["args"];
+            let pod = match object["kind"].as_str() {
+                Some("Deployment") => &object["spec"]["template"]["spec"],
+                // That of helm test.
+                Some("Pod") => &object["spec"],
+                _ => continue,
+            };
+            let arguments = &pod["containers"][0]["args"];
             let arguments = arguments.as_array().unwrap().iter().map(|argument| argument.as_str().unwrap());
             // Flags are read before --help is obeyed.
             let output = Command::new(&waxwing).args(arguments).arg("--help").output().unwrap();

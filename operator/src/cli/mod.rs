@@ -1,6 +1,7 @@
 //! The command line: a file for each verb.
 
 mod crds;
+mod probe;
 mod run;
 mod solver;
 
@@ -20,6 +21,8 @@ pub struct Cli {
 enum Command {
     /// Print the `CustomResourceDefinition`s as YAML, or write them to a directory
     Crds(crds::Crds),
+    /// Ask whether the responder answers at an address: what `helm test` runs
+    Probe(probe::Probe),
     /// Run the operator
     Run(Box<run::Run>),
     /// Answer challenges of a few names: what a solver pod runs
@@ -33,6 +36,7 @@ impl Cli {
     pub async fn run(self) -> Result<(), Box<dyn Error>> {
         match self.command {
             Command::Crds(crds) => Ok(crds.run()?),
+            Command::Probe(probe) => Ok(probe.run().await?),
             Command::Run(run) => Ok(run.run().await?),
             Command::Solver(solver) => Ok(solver.run().await?),
             Command::Version => {
