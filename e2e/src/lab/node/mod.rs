@@ -71,7 +71,7 @@ pub struct Node {
 impl Node {
     /// Why this machine can have no node, in words that say what to do about it; `None` when it can.
     pub fn unavailable() -> Option<String> {
-        if !rustix::process::geteuid().is_root() {
+        if !rustix::process::geteuid().is_root() || is_root_of_a_sandbox() {
             return Some("the lab's node needs root: run the same as root".to_owned());
         }
         let programs = ["containerd", "ctr", "runc", "iptables", "conntrack", "busybox"];
@@ -256,6 +256,13 @@ impl Drop for Node {
             }
         }
     }
+}
+
+/// Whether this is root by name alone: in a sandbox, another user is mapped to it.
+fn is_root_of_a_sandbox() -> bool {
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    // How many users are mapped: all of the machine's, or one.
+    map.split_whitespace().nth(2) == Some("1")
 }
 
 /// Where a program is.
