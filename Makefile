@@ -6,6 +6,8 @@ SHELL := bash
 
 # CLUSTER=current: use the cluster that kubectl points at instead of building one, with ACME_SERVER, EMAIL, DNS_NAME.
 CLUSTER ?= lab
+# INSTALL=process: `make demo` runs Waxwing as a process, where by default Helm installs it (as root) in pods.
+INSTALL =
 # BENCH='--lanes traefik --singles 10 -o json': what `make bench` measures, and how it prints.
 BENCH ?=
 # ARCH=arm64: which processor `make image` builds for.
@@ -25,7 +27,7 @@ help: ## List the targets
 
 demo: prerequisites ## Bring up a cluster, a CA and an ingress controller, and get two certificates
 	@$(STEP) 'building Waxwing and the lab' cargo build --locked --package waxwing --package e2e
-	@$(LAB) demo --cluster $(CLUSTER)
+	@$(LAB) demo --cluster $(CLUSTER) $(INSTALL:%=--install %)
 
 demo-down: ## End the demo; nothing of it stays
 	@cargo build --quiet --locked --package e2e

@@ -31,6 +31,8 @@ async fn a_release_issues_from_its_install_to_its_end() -> Result<(), Error> {
     }
     let parts = Parts {
         node: true,
+        // A cluster that has never seen Waxwing.
+        bare: true,
         pebble: Some(PebbleOptions::default()),
         traefik: Some(TraefikOptions::default()),
         ..Parts::default()
@@ -39,8 +41,6 @@ async fn a_release_issues_from_its_install_to_its_end() -> Result<(), Error> {
     let archive = paths::target().join("image/waxwing.tar");
     assert!(archive.exists(), "{} is missing: run make image", archive.display());
     lab.node()?.import(&archive).await?;
-    // A cluster that has never seen Waxwing.
-    printed(&kubectl(&lab, &["delete", "crd", "--selector=app.kubernetes.io/name=waxwing"], &Value::Null));
     for (name, level) in [("certs", "restricted"), ("web", "baseline")] {
         let labels = json!({"pod-security.kubernetes.io/enforce": level});
         let namespace =

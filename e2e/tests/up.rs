@@ -1,4 +1,4 @@
-//! `e2e up` and its companions, as a person uses them. (A sandbox in a sandbox is one more.)
+//! `e2e up`, `e2e demo` and their companions, as a person uses them. (A sandbox in a sandbox is one more.)
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -8,7 +8,7 @@ use std::{
     sync::Mutex,
 };
 
-use e2e::up::Named;
+use e2e::{lab::Node, paths, up::Named};
 
 const NAME: &str = "up-test";
 
@@ -25,7 +25,7 @@ fn parts_running() -> usize {
     let processes = fs::read_dir("/proc").unwrap().filter_map(Result::ok);
     processes
         .filter_map(|process| fs::read_link(process.path().join("exe")).ok())
-        .filter(|program| program.starts_with(e2e::paths::parts()))
+        .filter(|program| program.starts_with(paths::parts()))
         .count()
 }
 
@@ -64,6 +64,48 @@ fn a_lab_comes_up_is_used_and_leaves_nothing() {
     let status = e2e(&["status", "--name", NAME]);
     assert!(!status.status.success() && text(&status).contains("e2e up"), "{}", text(&status));
     assert!(e2e(&["down", "--name", NAME]).status.success(), "ending nothing is no failure");
+}
+
+#[test]
+fn the_demo_issues_with_waxwing_as_a_process() {
+    let _turn = TURN.lock().unwrap();
+    let said = demo("up-test-process", &["--install", "process"]);
+    assert!(said.contains("Waxwing runs as a process"), "{said}");
+}
+
+/// Reuses the image that `make test-lab` has built.
+#[test]
+fn the_demo_issues_with_waxwing_in_pods() {
+    if let Some(why) = Node::unavailable() {
+        assert_ne!(std::env::var("CI").as_deref(), Ok("true"), "{why}");
+        eprintln!("skipped: {why}");
+        return;
+    }
+    let _turn = TURN.lock().unwrap();
+    let image = paths::target().join("image/waxwing.tar").display().to_string();
+    let said = demo("up-test-pods", &["--install", "helm", "--image", &image]);
+    assert!(said.contains("$ helm upgrade --install waxwing charts/waxwing"), "{said}");
+}
+
+/// Runs the demo twice in one lab, and ends it. Answers with what it said the first time.
+fn demo(name: &str, arguments: &[&str]) -> String {
+    let all = [&["demo", "--name", name], arguments].concat();
+    let [first, again] = [e2e(&all), e2e(&all)];
+    for round in [&first, &again] {
+        let said = text(round);
+        assert!(round.status.success(), "{said}");
+        for step in ["stored in web/shop-tls", "stored in web/app-tls", "hello from app.example.com"] {
+            assert!(said.contains(step), "{step}: {said}");
+        }
+    }
+    assert!(text(&first).contains("Traefik"), "{}", text(&first));
+    assert!(!text(&again).contains("anew"), "the lab is used again: {}", text(&again));
+    let down = e2e(&["down", "--name", name]);
+    assert!(down.status.success(), "{}", text(&down));
+    assert_eq!(parts_running(), 0);
+    let groups = fs::read_dir(paths::lab().join("cgroups")).into_iter().flatten().count();
+    assert_eq!(groups, 0, "control groups that nobody removed");
+    text(&first)
 }
 
 #[test]

@@ -1,18 +1,23 @@
 //! `e2e demo`: the lab with Waxwing in it, told step by step.
 
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 
 use e2e::{
     Error,
-    demo::{self, Cluster},
+    demo::{self, Cluster, Install},
     up::Named,
 };
 
 /// Runs the demo and answers with its exit code.
-pub fn run(named: &Named, cluster: Cluster) -> Result<ExitCode, Error> {
+pub fn run(
+    named: &Named,
+    cluster: Cluster,
+    install: Option<Install>,
+    image: Option<PathBuf>,
+) -> Result<ExitCode, Error> {
     match cluster {
         Cluster::Lab => {
-            if !demo::run_lab(named)? {
+            if !demo::run_lab(named, install, image)? {
                 eprintln!("The lab stays up. Logs: {}   End: make demo-down", named.logs().display());
                 return Ok(ExitCode::FAILURE);
             }

@@ -6,14 +6,14 @@ mod fetch;
 mod image;
 mod up;
 
-use std::{ffi::OsString, process::ExitCode};
+use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
 use e2e::{
     Error,
-    demo::{self as demonstration, Cluster},
+    demo::{self as demonstration, Cluster, Install},
     parts::Purpose,
     sandbox,
-    up::{Named, forward, supervise},
+    up::{Named, UpOptions, forward, supervise},
 };
 
 /// The lab: a real Kubernetes control plane, real CAs and a real ingress controller on this machine.
@@ -39,6 +39,12 @@ pub enum Command {
         /// Which cluster
         #[arg(long, value_enum, default_value_t)]
         cluster: Cluster,
+        /// How Waxwing is installed in the lab [default: helm where the lab can have a node, else process]
+        #[arg(long, value_enum)]
+        install: Option<Install>,
+        /// An archive with Waxwing's image, for Helm [default: built from the sources]
+        #[arg(long, value_name = "ARCHIVE")]
+        image: Option<PathBuf>,
     },
     /// Measure speed, API writes, processor time and memory
     Bench {
@@ -99,6 +105,9 @@ pub enum Command {
     DemoStory {
         #[command(flatten)]
         lab: LabName,
+        /// How Waxwing is installed
+        #[arg(long, value_enum)]
+        install: Install,
     },
     /// The demo's app
     #[command(hide = true)]
@@ -108,6 +117,9 @@ pub enum Command {
     Supervise {
         #[command(flatten)]
         lab: LabName,
+        /// An archive with Waxwing's image
+        #[arg(long)]
+        image: Option<PathBuf>,
         /// Waxwing's program and arguments
         #[arg(last = true)]
         operator: Vec<OsString>,
@@ -157,9 +169,13 @@ impl Command {
             Self::Fetch { purpose } => fetch::run(purpose)?,
             Self::Sandbox { command } => return Err(sandbox::enter(&command)),
             Self::SandboxInit { command } => return sandbox::init(&command).map(ExitCode::from),
-            Self::Demo { lab, cluster } => return demo::run(&lab.parse()?, cluster),
+            Self::Demo { lab, cluster, install, image } => {
+                return demo::run(&lab.parse()?, cluster, install, image);
+            }
             Self::Bench { options, output } => bench::run(&options, output)?,
-            Self::DemoStory { lab } => runtime()?.block_on(demonstration::tell(&lab.parse()?))?,
+            Self::DemoStory { lab, install } => {
+                runtime()?.block_on(demonstration::tell(&lab.parse()?, install))?;
+            }
             Self::DemoApp => runtime()?.block_on(demonstration::serve_app())?,
             Self::Image { options } => image::run(&options)?,
             Self::Up { lab, operator } => up::up(&lab.parse()?, operator)?,
@@ -172,7 +188,9 @@ impl Command {
             Self::Logs { lab, part, follow } => up::logs(&lab.parse()?, part.as_deref(), follow)?,
             Self::Env { lab } => up::env(&lab.parse()?)?,
             Self::Exec { lab, command } => up::exec(&lab.parse()?, &command)?,
-            Self::Supervise { lab, operator } => runtime()?.block_on(supervise(&lab.parse()?, operator))?,
+            Self::Supervise { lab, image, operator } => {
+                runtime()?.block_on(supervise(&lab.parse()?, UpOptions { operator, image }))?;
+            }
             Self::Forward { to } => runtime()?.block_on(forward(to))?,
         }
         Ok(ExitCode::SUCCESS)

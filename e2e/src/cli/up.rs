@@ -13,7 +13,7 @@ pub fn up(named: &Named, operator: Vec<OsString>) -> Result<(), Error> {
         println!("The lab {} is up already.", named.name());
         return Ok(());
     }
-    let running = named.up(&UpOptions { operator })?;
+    let running = named.up(&UpOptions { operator, image: None })?;
     println!("The lab {} is up; its files are in {}.", named.name(), named.directory().display());
     println!("  {}   then: kubectl get ingressclasses", evaluate(named));
     println!("  {}", curl(named, &running, "HOST"));

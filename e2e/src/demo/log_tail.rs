@@ -1,4 +1,4 @@
-//! Follows a log file that another process appends to.
+//! Waxwing's logs in a lab, and following a file that another process appends to.
 
 use std::{
     io::{Read as _, Seek as _, SeekFrom},
@@ -8,7 +8,7 @@ use std::{
 
 use tokio::sync::mpsc;
 
-use crate::{Error, paths};
+use crate::{Error, lab::OWN_NAMESPACE, paths};
 
 /// How often the file is looked at: its lines carry their own times, so this delays only what is shown.
 const LOOK: Duration = Duration::from_millis(20);
@@ -59,6 +59,20 @@ impl LogTail {
         let whole = std::mem::replace(&mut self.begun, rest);
         Ok(String::from_utf8_lossy(&whole).lines().map(str::to_owned).collect())
     }
+}
+
+/// Waxwing's logs in a lab whose logs are in `logs`: what kubelet keeps of its pods, or else what its process wrote.
+pub fn of_waxwing(logs: &Path) -> Vec<PathBuf> {
+    let below = |directory: PathBuf| {
+        std::fs::read_dir(directory).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()))
+    };
+    // NAMESPACE_POD_UID/CONTAINER/0.log
+    let prefix = format!("{OWN_NAMESPACE}_");
+    let of_ours =
+        |pod: &PathBuf| pod.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&prefix));
+    let pods = below(logs.join("pods")).filter(of_ours);
+    let files: Vec<PathBuf> = pods.flat_map(|pod| below(pod.join("waxwing"))).collect();
+    if files.is_empty() { vec![logs.join("waxwing.log")] } else { files }
 }
 
 /// Where to look when something went wrong: the end of a log.

@@ -34,6 +34,7 @@ use waxwing_api::{Certificate, ClusterIssuer, labels, reason};
 
 use super::{
     app,
+    install::{Install, by_helm},
     log_tail::{self, LogTail},
     screen::{Look, Screen},
     seconds,
@@ -61,9 +62,12 @@ const PATIENCE: Duration = Duration::from_mins(1);
 const IN_ORDER: Duration = Duration::from_millis(60);
 
 /// Tells it.
-pub async fn tell(named: &Named) -> Result<(), Error> {
+pub async fn tell(named: &Named, install: Install) -> Result<(), Error> {
     let mut screen = Screen::new();
     let story = Story::new(named).await?;
+    if install == Install::Helm {
+        by_helm(&story.files, &mut screen).await?;
+    }
     story.app().await?;
     story.tidy(&mut screen).await?;
     story.issuer(&mut screen).await?;
@@ -74,7 +78,7 @@ pub async fn tell(named: &Named) -> Result<(), Error> {
 struct Story {
     client: Client,
     files: PathBuf,
-    log: PathBuf,
+    logs: PathBuf,
     app_log: PathBuf,
     kubectl: PathBuf,
 }
@@ -91,7 +95,7 @@ impl Story {
         Ok(Self {
             client: Client::try_from(config).map_err(Error::kube(failed))?,
             files,
-            log: named.logs().join("waxwing.log"),
+            logs: named.logs(),
             app_log: named.logs().join("app.log"),
             kubectl: Part::Kubernetes.program("kubectl")?,
         })
@@ -185,7 +189,7 @@ impl Story {
         let Some(acme) = acme else {
             return Err(Error::Invalid { what: failed().to_owned(), why: "it has no spec.acme".to_owned() });
         };
-        acme.insert("server".to_owned(), json!(Pebble::DIRECTORY));
+        acme.insert("server".to_owned(), json!(Pebble::POD_DIRECTORY));
         acme.insert("caBundle".to_owned(), json!(ByteString(root.into_bytes())));
         Ok(issuer.to_string())
     }
@@ -193,8 +197,10 @@ impl Story {
     /// Applies the other examples and shows what becomes of their Certificates.
     async fn certificates(&self, screen: &mut Screen) -> Result<(), Error> {
         let (moments, mut received) = mpsc::channel(256);
+        for log in log_tail::of_waxwing(&self.logs) {
+            tokio::spawn(follow_log(LogTail::from_end(&log)?, moments.clone()));
+        }
         let _tasks = [
-            tokio::spawn(follow_log(LogTail::from_end(&self.log)?, moments.clone())),
             tokio::spawn(follow_certificates(self.client.clone(), moments.clone())),
             tokio::spawn(follow_routes(self.client.clone(), moments)),
         ];
@@ -347,11 +353,9 @@ impl Story {
     }
 
     fn late(&self, what: &str, last: &str) -> Error {
-        Error::NotReady {
-            what: what.to_owned(),
-            after: PATIENCE,
-            last: format!("{last}\n{}", log_tail::hint(&self.log)),
-        }
+        let hints = log_tail::of_waxwing(&self.logs).into_iter().map(|log| log_tail::hint(&log));
+        let said: Vec<String> = std::iter::once(last.to_owned()).chain(hints).collect();
+        Error::NotReady { what: what.to_owned(), after: PATIENCE, last: said.join("\n") }
     }
 }
 

@@ -54,9 +54,10 @@ pub enum What {
     },
 }
 
-/// Reads a line of Waxwing's JSON log; most of them tell nothing of a Certificate.
+/// Reads a line of Waxwing's JSON log; most of them tell nothing of a Certificate. What containerd writes in front of a
+/// pod's line (the time and the stream) is passed over.
 pub fn from_log(line: &str) -> Option<Moment> {
-    let value: Value = serde_json::from_str(line).ok()?;
+    let value: Value = serde_json::from_str(line.get(line.find('{')?..)?).ok()?;
     let text = |key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
     let certificate = value.pointer("/span/certificate").and_then(Value::as_str)?.to_owned();
     let at = text("timestamp").parse().ok()?;
@@ -210,6 +211,8 @@ mod tests {
         ));
         assert_eq!(what("stored", r#","secret":"s""#), Some(What::Stored { secret: "s".to_owned() }));
         assert_eq!(what("something else", ""), None);
+        let of_a_pod = format!("2027-01-15T08:00:00.5Z stderr F {}", line("resuming order 1", ""));
+        assert_eq!(from_log(&of_a_pod), Some(moment(500, What::OrderResumed)));
         assert_eq!(from_log("not JSON"), None);
         assert_eq!(from_log(r#"{"timestamp":"2027-01-15T08:00:00Z","message":"stored"}"#), None);
     }

@@ -1,4 +1,4 @@
-//! Applying YAML, and what every lab has applied.
+//! Applying YAML, and what labs have applied.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -18,9 +18,14 @@ const TRAEFIK: &str = include_str!("../../manifests/traefik.yaml");
 /// Waxwing's namespace, its Service, and who it is.
 const WAXWING: &str = include_str!("../../manifests/waxwing.yaml");
 
-/// Applies what every lab has: the CRDs in `crds/`, Waxwing's rights in `deploy/`, and the manifests of
-/// this package.
+/// Applies what every lab has.
 pub(super) async fn prepare(client: &Client) -> Result<(), Error> {
+    apply(client, "default", TRAEFIK).await
+}
+
+/// Applies what Waxwing as a process needs: the CRDs in `crds/`, its namespace and its Service, and its rights in
+/// `deploy/`.
+pub(super) async fn prepare_for_waxwing(client: &Client) -> Result<(), Error> {
     let mut established = Vec::new();
     for file in crd_files()? {
         let yaml = paths::read(&file)?;
@@ -52,7 +57,6 @@ pub(super) async fn prepare(client: &Client) -> Result<(), Error> {
         })
         .await?;
     }
-    apply(client, "default", TRAEFIK).await?;
     apply(client, "default", WAXWING).await?;
     // What is delivered is what is tested.
     apply(client, "default", &paths::read(&paths::workspace().join("deploy/rbac.yaml"))?).await

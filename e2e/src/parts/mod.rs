@@ -12,7 +12,8 @@ use std::{
 };
 
 use aws_lc_rs::digest::{SHA256, digest};
-pub use progress::Progress;
+pub(crate) use build::run as run_build;
+pub use progress::{Progress, elapsed};
 
 use crate::{Error, paths};
 
@@ -51,8 +52,10 @@ pub enum Part {
 pub enum Purpose {
     /// `make manifests`: Helm alone.
     Chart,
-    /// `make demo`: no second CA.
+    /// `make demo` with Waxwing as a process: no second CA.
     Demo,
+    /// `make demo` with Waxwing in pods: Helm too.
+    Install,
     /// `make test`: everything.
     Test,
     /// `make bench`: the CAs, the edge and the cluster.
@@ -65,6 +68,7 @@ impl Purpose {
         match self {
             Self::Chart => &[Part::Helm],
             Self::Demo => &[Part::Kubernetes, Part::Pebble, Part::Traefik],
+            Self::Install => &[Part::Kubernetes, Part::Pebble, Part::Traefik, Part::Helm],
             Self::Test => {
                 &[Part::Kubernetes, Part::Pebble, Part::Traefik, Part::StepCa, Part::Helm, Part::GatewayApi]
             }

@@ -85,6 +85,9 @@ pub struct ProcessId {
 pub struct UpOptions {
     /// Waxwing's program and arguments, to run it inside of the lab.
     pub operator: Vec<OsString>,
+    /// An archive with Waxwing's image, for Helm to install it: the lab then has a node that knows the image, and
+    /// nothing of Waxwing yet.
+    pub image: Option<PathBuf>,
 }
 
 impl Named {
@@ -154,14 +157,10 @@ impl Named {
         // Of the last time.
         let _ = fs::remove_dir_all(self.logs());
         paths::create(&self.logs())?;
-        let fetched = Purpose::Demo.parts();
-        let mut started = vec!["name server".to_owned()];
-        started.extend(fetched.iter().map(|part| part.title()));
-        if !options.operator.is_empty() {
-            started.push("Waxwing".to_owned());
-        }
-        let mut progress = Progress::new(fetched.len() + started.len());
-        parts::fetch(Purpose::Demo, &mut progress)?;
+        let purpose = if options.image.is_some() { Purpose::Install } else { Purpose::Demo };
+        let started = supervise::steps(options);
+        let mut progress = Progress::new(purpose.parts().len() + started.len());
+        parts::fetch(purpose, &mut progress)?;
 
         let sandbox = self.start_sandbox(options)?;
         let outcome = self
@@ -216,6 +215,9 @@ impl Named {
         let exe = std::env::current_exe().map_err(Error::io(|| "finding the path of this program"))?;
         let mut inside =
             vec![exe.into_os_string(), "supervise".into(), "--name".into(), self.name.clone().into()];
+        if let Some(image) = &options.image {
+            inside.extend(["--image".into(), image.clone().into_os_string()]);
+        }
         if !options.operator.is_empty() {
             inside.push("--".into());
             inside.extend(options.operator.iter().cloned());

@@ -1,7 +1,6 @@
 //! Inside of the sandbox: starts a lab, and says in a file how it fares.
 
 use std::{
-    ffi::OsString,
     fs,
     path::{Path, PathBuf},
     time::Duration,
@@ -9,10 +8,11 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::Named;
+use super::{Named, UpOptions};
 use crate::{
     Error,
     lab::{Lab, Operator, OperatorOptions, Parts, PebbleOptions, Places, TraefikOptions},
+    parts::Part,
     paths,
     process::Process,
 };
@@ -60,11 +60,25 @@ impl Supervised {
     }
 }
 
+/// Titles of steps that are not a part's.
+const IMAGE: &str = "Waxwing's image";
+const WAXWING: &str = "Waxwing";
+
+/// Titles of what such a lab starts, in order.
+pub(super) fn steps(options: &UpOptions) -> Vec<String> {
+    let mut steps = vec!["name server".to_owned(), Part::Kubernetes.title()];
+    steps.extend(options.image.is_some().then(|| "node".to_owned()));
+    steps.extend([Part::Pebble, Part::Traefik].map(Part::title));
+    steps.extend(options.image.is_some().then(|| IMAGE.to_owned()));
+    steps.extend((!options.operator.is_empty()).then(|| WAXWING.to_owned()));
+    steps
+}
+
 /// Runs a lab until the sandbox ends.
-pub async fn supervise(named: &Named, operator: Vec<OsString>) -> Result<(), Error> {
+pub async fn supervise(named: &Named, options: UpOptions) -> Result<(), Error> {
     let directory = named.directory();
     let mut seen = Supervised::default();
-    let outcome = start(named, operator, &mut seen).await;
+    let outcome = start(named, options, &mut seen).await;
     let (lab, operator) = match outcome {
         Ok(running) => running,
         Err(error) => {
@@ -88,7 +102,7 @@ pub async fn supervise(named: &Named, operator: Vec<OsString>) -> Result<(), Err
 
 async fn start(
     named: &Named,
-    operator: Vec<OsString>,
+    options: UpOptions,
     seen: &mut Supervised,
 ) -> Result<(Lab, Option<Operator>), Error> {
     let directory = named.directory();
@@ -100,6 +114,8 @@ async fn start(
     // One profile: of several, Pebble gives any to who asks for none.
     let profiles = vec![("default".to_owned(), "90 days".to_owned(), 7_776_000)];
     let parts = Parts {
+        node: options.image.is_some(),
+        bare: options.image.is_some(),
         pebble: Some(PebbleOptions { profiles, ..PebbleOptions::default() }),
         // As Traefik's own chart sets it: what an Ingress says also counts on port 443.
         traefik: Some(TraefikOptions {
@@ -117,7 +133,12 @@ async fn start(
     // Names below .invalid resolve nowhere (RFC 6761), and one of the examples relies on it.
     lab.dns().set("shop.nowhere.invalid", &[]).await?;
     paths::write(&named.roots(), lab.roots().await?)?;
-    let mut operator = operator.into_iter();
+    if let Some(image) = options.image {
+        lab.node()?.import(&image).await?;
+        seen.ready.push(IMAGE.to_owned());
+        seen.write(&directory)?;
+    }
+    let mut operator = options.operator.into_iter();
     let Some(program) = operator.next() else { return Ok((lab, None)) };
     let options = OperatorOptions {
         program: PathBuf::from(program),
@@ -125,7 +146,7 @@ async fn start(
         ..OperatorOptions::default()
     };
     let operator = lab.operator(options)?;
-    seen.ready.push("Waxwing".to_owned());
+    seen.ready.push(WAXWING.to_owned());
     seen.write(&directory)?;
     Ok((lab, Some(operator)))
 }
