@@ -20,7 +20,13 @@ const SLOW: Duration = Duration::from_secs(6);
 
 #[tokio::test]
 async fn the_ca_is_asked_when_every_edge_has_the_route() -> Result<(), Error> {
-    let every = |throttle| TraefikOptions { throttle: Some(throttle), ..TraefikOptions::default() };
+    // Who asks is told by the User-Agent.
+    let arguments = vec!["--accessLog.fields.headers.names.User-Agent=keep".to_owned()];
+    let every = |throttle| TraefikOptions {
+        throttle: Some(throttle),
+        arguments: arguments.clone(),
+        ..TraefikOptions::default()
+    };
     let parts = Parts { step_ca: true, traefik: Some(every(Duration::from_millis(100))), ..Parts::default() };
     let stage = Stage::start_with("edges", parts, &[("WAXWING_SELF_CHECK_TIMEOUT", "30s")]).await?;
     let slow = stage.lab().second_traefik(&every(SLOW)).await?;
