@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-use crate::{Actor, Error, Evidence, Failure, ObtainError, ObtainErrorKind, Outcome, Problem, RequestError};
+use crate::{
+    Actor, Error, Evidence, Failure, ObtainError, ObtainErrorKind, Outcome, PairError, Problem, RequestError,
+};
 
 /// What most likely causes a failure, and what to do next. Each is one or two sentences.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,6 +55,10 @@ pub fn diagnose(error: &ObtainError, evidence: &[Evidence]) -> Diagnosis {
         ObtainErrorKind::Deadline { .. } => {
             say(sentence(&error.kind), "Nothing: the order is saved, and the next attempt goes on with it.")
         }
+        ObtainErrorKind::Certificate(PairError::NotYet { .. }) => say(
+            sentence(&error.kind),
+            "Check the clock of this machine. The certificate is kept, and taken when its time has come.",
+        ),
         ObtainErrorKind::Certificate(_) => {
             say(sentence(&error.kind), "Tell the CA. It is tried again with a new order.")
         }

@@ -181,7 +181,8 @@ pub enum ObtainErrorKind {
         /// When the CA wants to be asked again, if it said so.
         retry_after: Option<Timestamp>,
     },
-    /// What the CA issued isn't what was asked for.
+    /// What the CA issued isn't what was asked for. If it is only not valid yet ([`PairError::NotYet`]), the order
+    /// stays: the next attempt takes the same certificate.
     #[error("the certificate that the CA issued is not usable: {0}")]
     Certificate(#[source] PairError),
     /// The CA keeps answering with an order that holds a certificate for a key that isn't here.
@@ -206,6 +207,10 @@ impl ObtainError {
             ObtainErrorKind::Validation { problem: None, .. } => backoff(Actor::User),
             ObtainErrorKind::Deadline { retry_after: Some(at), .. } => {
                 Class { actor: Actor::Ca, retry: Retry::NotBefore(*at) }
+            }
+            // Until then another one would be of no more use, and be counted by the CA.
+            ObtainErrorKind::Certificate(PairError::NotYet { not_before }) => {
+                Class { actor: Actor::Ca, retry: Retry::NotBefore(*not_before) }
             }
             ObtainErrorKind::OrderInvalid { problem: None }
             | ObtainErrorKind::Deadline { .. }

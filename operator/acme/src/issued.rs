@@ -89,7 +89,13 @@ pub enum PairError {
         /// In it, and not asked for.
         unexpected: Vec<String>,
     },
-    /// It isn't valid now.
+    /// It becomes valid later than now: the CA's clock is fast, or this machine's is slow.
+    #[error("the certificate is valid from {not_before} on, and not yet")]
+    NotYet {
+        /// The beginning of its validity.
+        not_before: Timestamp,
+    },
+    /// It is valid no more.
     #[error("the certificate is valid from {not_before} to {not_after}, not now")]
     Validity {
         /// The beginning of its validity.
@@ -139,7 +145,10 @@ pub fn check(
             unexpected: got.difference(&asked).cloned().collect(),
         });
     }
-    if leaf.not_before > crate::retry::after(now, SKEW) || leaf.not_after <= now {
+    if leaf.not_before > crate::retry::after(now, SKEW) {
+        return Err(PairError::NotYet { not_before: leaf.not_before });
+    }
+    if leaf.not_after <= now {
         return Err(PairError::Validity { not_before: leaf.not_before, not_after: leaf.not_after });
     }
     Ok(leaf)
@@ -382,6 +391,10 @@ mod tests {
         });
         let valid =
             |now: &str| check(&pair.leaf, &pair.key, &request(&["a.example"]), now.parse().unwrap()).is_ok();
+        let asked = request(&["a.example"]);
+        let early = check(&pair.leaf, &pair.key, &asked, "2026-11-20T00:00:00Z".parse().unwrap());
+        let not_before = "2026-11-22T00:00:00Z".parse().unwrap();
+        assert_eq!(early.map(drop), Err(PairError::NotYet { not_before }));
         assert!(valid("2026-11-21T23:56:00Z"), "a clock that is a little slow");
         assert!(!valid("2026-11-21T23:54:00Z"));
         assert!(valid("2027-02-19T23:59:59Z"));

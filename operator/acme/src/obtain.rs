@@ -356,14 +356,19 @@ impl Issuance<'_> {
 
     /// Cleans up after a failure as far as it is final, and says what was seen.
     async fn give_up(&mut self, open: &Open, kind: ObtainErrorKind) -> ObtainError {
-        let lost = matches!(
-            kind,
+        let lost = match &kind {
             ObtainErrorKind::Validation { .. }
-                | ObtainErrorKind::OrderInvalid { .. }
+            | ObtainErrorKind::OrderInvalid { .. }
+            | ObtainErrorKind::ForeignOrder => true,
+            ObtainErrorKind::Certificate(error) => !matches!(error, PairError::NotYet { .. }),
+            _ => false,
+        };
+        let stuck = matches!(
+            kind,
+            ObtainErrorKind::Solver { .. }
+                | ObtainErrorKind::NoSolver { .. }
                 | ObtainErrorKind::Certificate(_)
-                | ObtainErrorKind::ForeignOrder
         );
-        let stuck = matches!(kind, ObtainErrorKind::Solver { .. } | ObtainErrorKind::NoSolver { .. });
         if lost || stuck {
             let left = authorization::clean_up(&open.entry.presented, self.solvers).await;
             // While something is left to clean up, the journal says what.

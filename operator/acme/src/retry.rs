@@ -21,7 +21,8 @@ const LONGEST_RETRY_AFTER: Duration = Duration::from_hours(7 * 24);
 /// - an hour where the CA or the network failed: they recover by themselves, and nobody tells when,
 /// - ten minutes where it is this program, or what it stands on.
 ///
-/// What can't succeed before it is changed waits the longest. A time that the CA named is a floor above all of it.
+/// What can't succeed before it is changed waits the longest. A time that the CA named is a floor above all of it, up
+/// to a week from `now`.
 pub fn backoff(
     attempt: u32,
     class: &Class,
@@ -42,7 +43,7 @@ pub fn backoff(
     let jitter = 0.8 + 0.4 * fraction(seed ^ u64::from(attempt).rotate_left(32));
     let at = after(now, pause.mul_f64(jitter).min(cap));
     match class.retry {
-        Retry::NotBefore(floor) => at.max(floor),
+        Retry::NotBefore(floor) => at.max(floor.min(after(now, LONGEST_RETRY_AFTER))),
         Retry::Backoff | Retry::AfterChange => at,
     }
 }
@@ -130,6 +131,8 @@ mod tests {
         let at = after(now(), Duration::from_secs(100_000));
         let class = Class { actor: Actor::Ca, retry: Retry::NotBefore(at) };
         assert_eq!(backoff(1, &class, now(), Some(Duration::from_hours(1)), 1), at);
+        let years = Class { actor: Actor::Ca, retry: Retry::NotBefore(after(now(), DAY * 1000)) };
+        assert_eq!(backoff(1, &years, now(), None, 1), after(now(), LONGEST_RETRY_AFTER));
         let past = Class { actor: Actor::Ca, retry: Retry::NotBefore(Timestamp::UNIX_EPOCH) };
         assert_eq!(backoff(1, &past, now(), None, 1), backoff(1, &BACKOFF, now(), None, 1));
     }

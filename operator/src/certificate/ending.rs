@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use waxwing_acme::{Actor, Class, Journal, ObtainError, ObtainErrorKind, Retry, backoff, diagnose};
+use waxwing_acme::{
+    Actor, Class, Journal, ObtainError, ObtainErrorKind, PairError, Retry, backoff, diagnose,
+};
 use waxwing_api::reason;
 
 use super::FIELD_MANAGER;
@@ -272,14 +274,15 @@ fn is_verdict(kind: &ObtainErrorKind) -> bool {
 
 /// Whether the order can't be gone on with, so that its Secret is of no more use.
 fn order_has_ended(kind: &ObtainErrorKind) -> bool {
-    matches!(
-        kind,
+    match kind {
         ObtainErrorKind::Validation { .. }
-            | ObtainErrorKind::OrderInvalid { .. }
-            | ObtainErrorKind::NoSolver { .. }
-            | ObtainErrorKind::Certificate(_)
-            | ObtainErrorKind::ForeignOrder
-            | ObtainErrorKind::Request(_)
-            | ObtainErrorKind::Key(_)
-    )
+        | ObtainErrorKind::OrderInvalid { .. }
+        | ObtainErrorKind::NoSolver { .. }
+        | ObtainErrorKind::ForeignOrder
+        | ObtainErrorKind::Request(_)
+        | ObtainErrorKind::Key(_) => true,
+        // What isn't valid yet is waited for.
+        ObtainErrorKind::Certificate(error) => !matches!(error, PairError::NotYet { .. }),
+        _ => false,
+    }
 }
