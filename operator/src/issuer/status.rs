@@ -48,11 +48,20 @@ pub(super) fn known(status: Option<&IssuerStatus>, generation: Option<i64>) -> O
     status.filter(|_| current && generation.is_some())?.acme.as_ref()
 }
 
-/// What an Event should tell, if the condition says something new.
+/// What an Event should tell, if the condition says something new, or the CA knows the same key by another account.
 pub(super) fn news(old: Option<&IssuerStatus>, new: &IssuerStatus) -> Option<Condition> {
-    let new = ready(Some(new))?;
-    let same = ready(old).is_some_and(|old| old.status == new.status && old.reason == new.reason);
-    (!same).then(|| new.clone())
+    let condition = ready(Some(new))?;
+    let same = ready(old).is_some_and(|old| old.status == condition.status && old.reason == condition.reason);
+    if !same {
+        return Some(condition.clone());
+    }
+    let (before, now) = (known(old, condition.observed_generation)?, new.acme.as_ref()?);
+    let forgotten = before.last_private_key_hash == now.last_private_key_hash && before.uri != now.uri;
+    forgotten.then(|| Condition {
+        message: "the CA no longer knew the ACME account; it is registered again, with the same key"
+            .to_owned(),
+        ..condition.clone()
+    })
 }
 
 fn ready(status: Option<&IssuerStatus>) -> Option<&Condition> {
@@ -79,6 +88,28 @@ mod tests {
         let second = status(Some(&first), Err(&other), Some(2), at(99));
         assert_eq!(second.conditions[0].last_transition_time, Time(at(10)));
         assert_eq!(news(Some(&first), &second).unwrap().reason, reason::INVALID_KEY);
+    }
+
+    #[test]
+    fn an_account_that_the_ca_forgot_is_told() {
+        let account = |uri: &str, key: &str| {
+            let problem = Problem::new(reason::ACCOUNT_REGISTERED, "");
+            let acme = IssuerAcmeStatus {
+                uri: Some(uri.to_owned()),
+                last_private_key_hash: Some(key.to_owned()),
+                ..IssuerAcmeStatus::default()
+            };
+            IssuerStatus { acme: Some(acme), ..status(None, Err(&problem), Some(1), at(10)) }
+        };
+        let first = account("https://ca/1", "a");
+        let told = news(Some(&first), &account("https://ca/2", "a")).unwrap();
+        assert!(told.message.contains("registered again"), "{}", told.message);
+        assert_eq!(
+            news(Some(&first), &account("https://ca/2", "b")),
+            None,
+            "another key is the user's doing"
+        );
+        assert_eq!(news(Some(&first), &first), None);
     }
 
     #[test]
