@@ -1,10 +1,12 @@
 //! The lab: a real Kubernetes control plane, real certificate authorities, a real ingress
 //! controller and a name server on this machine, in a sandbox that leaves nothing behind.
 //!
-//! Tests use [`lab::Lab`]; the program `e2e` keeps a lab running for people.
+//! Tests use [`lab::Lab`]; the program `e2e` keeps a lab running for people. For what no real CA does
+//! on demand there is a CA of our own, [`fault_ca::FaultCa`].
 
 pub mod bench;
 pub mod demo;
+pub mod fault_ca;
 pub mod http;
 pub mod image;
 pub mod lab;

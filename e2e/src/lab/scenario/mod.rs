@@ -132,9 +132,10 @@ impl<'stage> Scenario<'stage> {
 
     /// Applies an Issuer. `acme` is merged over Pebble as the CA, and Traefik as the edge.
     pub async fn issuer(&self, name: &str, acme: Value) -> Result<Issuer, Error> {
-        let server = match (self.lab.pebble(), self.lab.step_ca()) {
-            (Ok(pebble), _) => pebble.directory(),
-            (Err(_), step_ca) => step_ca?.directory(),
+        let server = match (acme["server"].as_str(), self.lab.pebble(), self.lab.step_ca()) {
+            (Some(server), ..) => server.to_owned(),
+            (None, Ok(pebble), _) => pebble.directory(),
+            (None, Err(_), step_ca) => step_ca?.directory(),
         };
         let defaults = stage::acme(&server, &format!("{name}-account"), self.lab.authority().pem());
         self.apply(name, json!({"spec": {"acme": merged(defaults, acme)}})).await
