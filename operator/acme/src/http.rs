@@ -105,7 +105,7 @@ pub(crate) struct Answer {
     pub(crate) body: Bytes,
 }
 
-const AGENT: &str = concat!("waxwing/", env!("CARGO_PKG_VERSION"));
+pub(crate) const AGENT: &str = concat!("waxwing/", env!("CARGO_PKG_VERSION"));
 /// No ACME answer comes near it.
 const LARGEST_BODY: usize = 1 << 20;
 /// The longest wait for a slot, in whole-request time-outs.
@@ -251,7 +251,8 @@ fn method_name(method: &http::Method) -> &'static str {
     }
 }
 
-fn tls_config(roots: &TrustRoots) -> Result<rustls::ClientConfig, Error> {
+/// TLS that trusts `roots`.
+pub(crate) fn tls_config(roots: &TrustRoots) -> Result<rustls::ClientConfig, Error> {
     let builder =
         rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
             .with_safe_default_protocol_versions()
@@ -285,7 +286,8 @@ fn tls_config(roots: &TrustRoots) -> Result<rustls::ClientConfig, Error> {
     Ok(builder.with_root_certificates(store).with_no_client_auth())
 }
 
-fn classify(error: &hyper_util::client::legacy::Error) -> Failure {
+/// Why a request brought no answer.
+pub(crate) fn classify(error: &hyper_util::client::legacy::Error) -> Failure {
     if let Some(tls) = find_tls(error) {
         return match tls {
             rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer) => Failure::UnknownAuthority,

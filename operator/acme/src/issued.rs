@@ -161,7 +161,8 @@ pub(crate) fn topmost_issuer(chain_pem: &str) -> Option<String> {
     certificates.last().and_then(|topmost| common_name(topmost.issuer()))
 }
 
-fn read_chain(pem: &str) -> Result<Vec<CertificateDer<'static>>, PairError> {
+/// The certificates of a chain in PEM.
+pub(crate) fn read_chain(pem: &str) -> Result<Vec<CertificateDer<'static>>, PairError> {
     CertificateDer::pem_slice_iter(pem.as_bytes())
         .enumerate()
         .map(|(index, der)| {
@@ -170,7 +171,10 @@ fn read_chain(pem: &str) -> Result<Vec<CertificateDer<'static>>, PairError> {
         .collect()
 }
 
-fn parse_chain<'a>(chain: &'a [CertificateDer<'static>]) -> Result<Vec<X509Certificate<'a>>, PairError> {
+/// The same, parsed.
+pub(crate) fn parse_chain<'a>(
+    chain: &'a [CertificateDer<'static>],
+) -> Result<Vec<X509Certificate<'a>>, PairError> {
     chain
         .iter()
         .enumerate()
@@ -188,7 +192,8 @@ fn public_key(private_key_pem: &str) -> Result<Vec<u8>, PairError> {
     key.public_key().map(|spki| spki.to_vec()).ok_or(PairError::Key)
 }
 
-fn is_signed_by(child: &X509Certificate<'_>, parent: &X509Certificate<'_>) -> bool {
+/// Whether `parent` is who issued `child`.
+pub(crate) fn is_signed_by(child: &X509Certificate<'_>, parent: &X509Certificate<'_>) -> bool {
     use x509_parser::error::X509Error;
 
     child.issuer().as_raw() == parent.subject().as_raw()

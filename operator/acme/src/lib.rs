@@ -31,6 +31,7 @@ mod request;
 mod request_error;
 mod resolve;
 pub mod retry;
+mod revocation;
 mod secret;
 mod self_check;
 mod session;
@@ -55,5 +56,9 @@ pub use renewal::{RenewalWishes, renewal_time};
 pub use request::{Identifier, InvalidIdentifier, KeyAlgorithm, Request};
 pub use request_error::{Failure, RequestError};
 pub use retry::{backoff, parse_retry_after};
+pub use revocation::{
+    FetchError, RevocationAnswer, RevocationConfig, RevocationError, RevocationReason, RevocationSources,
+    RevocationStatus, Revocations, Revoked, Unusable,
+};
 pub use secret::Secret;
 pub use self_check::{SelfCheck, SelfCheckConfig, challenge_url};

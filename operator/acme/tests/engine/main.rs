@@ -9,6 +9,7 @@ mod issuance;
 mod issuing;
 mod parts;
 mod reuse;
+mod revocation;
 mod script;
 mod self_check;
 mod state;
