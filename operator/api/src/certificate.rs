@@ -250,7 +250,7 @@ impl fmt::Display for IssuerKind {
 #[serde(rename_all = "camelCase")]
 pub struct PrivateKey {
     /// Always: each new certificate has a new key. Never: a renewal keeps the key in the Secret as long as it
-    /// fits algorithm and size. Default: Always.
+    /// fits algorithm and size, and the CA hasn't revoked its certificate. Default: Always.
     #[serde(default)]
     pub rotation_policy: RotationPolicy,
 

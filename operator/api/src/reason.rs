@@ -17,6 +17,8 @@ pub const RENEWAL_SUGGESTED: &str = "RenewalSuggested";
 pub const DOES_NOT_EXIST: &str = "DoesNotExist";
 /// Ready, `False`: the certificate in the Secret has expired.
 pub const EXPIRED: &str = "Expired";
+/// Ready, `False`: the CA has revoked the certificate in the Secret. It stays there until the next one is stored.
+pub const REVOKED: &str = "Revoked";
 /// Ready, `False`: the Secret's certificate or key doesn't parse, or they don't belong together.
 pub const INVALID_PAIR: &str = "InvalidPair";
 /// Ready, `False`: the Secret holds a pair, but not the one that the spec now asks for.

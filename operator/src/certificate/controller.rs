@@ -192,6 +192,7 @@ async fn sweep(context: &Context, tasks: &CertificateTasks) {
                 tasks.forget(certificate.metadata.uid.as_deref().unwrap_or_default());
                 let namespace = certificate.namespace().unwrap_or_default();
                 context.advisor.forget(certificate.metadata.uid.as_deref().unwrap_or_default());
+                context.revocations.forget(certificate.metadata.uid.as_deref().unwrap_or_default());
                 context.metrics.forget_certificate(&namespace, &certificate.name_any());
             }
             Some(Sweep::Everything) => {}

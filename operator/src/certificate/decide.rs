@@ -49,6 +49,8 @@ pub enum Fault {
     InvalidPair(String),
     /// The stored certificate's time is over.
     Expired,
+    /// The CA has revoked the stored certificate: since when and why, as a sentence.
+    Revoked(String),
     /// The stored certificate is not for what the spec asks now.
     SpecChanged(String),
     /// The stored certificate comes from another issuer than the spec names.
@@ -116,6 +118,9 @@ pub fn serving<'a>(wanted: &Wanted, stored: &'a Stored, now: Timestamp) -> Resul
     if leaf.not_after <= now {
         return Err(Fault::Expired);
     }
+    if let Some(what) = &ours.revoked {
+        return Err(Fault::Revoked(what.clone()));
+    }
     if let Some(difference) = difference(wanted, leaf) {
         return Err(Fault::SpecChanged(difference));
     }
@@ -178,6 +183,7 @@ impl Fault {
             Self::DoesNotExist => reason::DOES_NOT_EXIST,
             Self::InvalidPair(_) => reason::INVALID_PAIR,
             Self::Expired => reason::EXPIRED,
+            Self::Revoked(_) => reason::REVOKED,
             Self::SpecChanged(_) => reason::SPEC_CHANGED,
             Self::IssuerChanged => reason::ISSUER_CHANGED,
         }
@@ -199,7 +205,7 @@ impl fmt::Display for Fault {
             Self::DoesNotExist => f.write_str("no certificate is stored yet"),
             Self::InvalidPair(why) => write!(f, "the stored pair can't be used: {why}"),
             Self::Expired => f.write_str("the stored certificate has expired"),
-            Self::SpecChanged(what) => f.write_str(what),
+            Self::Revoked(what) | Self::SpecChanged(what) => f.write_str(what),
             Self::IssuerChanged => f.write_str("the stored certificate comes from another issuer"),
         }
     }
@@ -309,6 +315,20 @@ mod tests {
         let wanted = wanted(&["a.example"]);
         let decision = decide(&wanted, &stored, None, Failures::default(), suggested, 0, NOW);
         assert_eq!(decision, Decision::Issue(Reason::Renewing));
+    }
+
+    #[test]
+    fn a_revoked_certificate_is_replaced_at_once_and_is_not_ready_meanwhile() {
+        let mut ours = ours_with(Ok(Some(leaf_of(&["a.example"], 24, 89 * 24))));
+        ours.revoked = Some("the CA has revoked it".into());
+        let stored = Stored::Ours(Box::new(ours));
+        let fault = Fault::Revoked("the CA has revoked it".into());
+        assert_eq!(plainly(&stored), Decision::Issue(Reason::Fault(fault.clone())));
+        assert_eq!(serving(&wanted(&["a.example"]), &stored, NOW), Err(fault.clone()));
+        assert_eq!(fault.reason(), "Revoked");
+        let failures = Failures { count: 1, next_attempt: Some(NOW + hours(1)), same_spec: true };
+        let decision = decide(&wanted(&["a.example"]), &stored, None, failures, None, 0, NOW);
+        assert_eq!(decision, Decision::Wait { until: NOW + hours(1), reason: Reason::Fault(fault) });
     }
 
     #[test]

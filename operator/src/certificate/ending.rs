@@ -46,7 +46,8 @@ impl Line<'_> {
         let issued_by = issuer.into();
         let held = Held { issued_by: Some(&issued_by), ..self.held(wanted, stored, now) };
         let version = self.reporter.report(&held, &Outcome::Kept, now).await?;
-        Ok(Rest { wake: self.ask_at.map_or(renew_at, |ask_at| renew_at.min(ask_at)), version })
+        let asks = self.ask_at.into_iter().chain(self.check_at);
+        Ok(Rest { wake: asks.fold(renew_at, Timestamp::min), version })
     }
 
     /// The next attempt isn't due: the Ready condition may still have changed.

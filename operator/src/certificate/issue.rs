@@ -21,6 +21,7 @@ use super::host_gate::HostGate;
 use super::key_encoding;
 use super::order_secret::OrderSecret;
 use super::reporter::Reporter;
+use super::revocation::{RevocationWatch, leave_order_with, may_ask};
 use super::setback::{Setback, passed_over};
 use super::status::{self, Held, Outcome};
 use super::target_secret::{self, IssuedBy, Ours, Pair, Stored};
@@ -55,6 +56,8 @@ pub struct Context {
     pub hosts: HostGate,
     /// What CAs suggest for renewals.
     pub advisor: Advisor,
+    /// Which stored certificates were revoked.
+    pub revocations: RevocationWatch,
 }
 
 /// When to look at the Certificate again if nothing happens until then, and what has been seen of it.
@@ -92,7 +95,7 @@ pub async fn issue(context: &Context, certificate: Arc<Certificate>) -> Result<R
     if let Some(refusal) = line.rival(&wanted) {
         return line.refuse(&wanted, &Stored::Absent, None, refusal, now).await;
     }
-    let stored = target_secret::read(&line.secrets, &wanted.secret_name, &line.name).await?;
+    let mut stored = target_secret::read(&line.secrets, &wanted.secret_name, &line.name).await?;
     let failures = status::failures(&line.certificate);
     let journal = OrderSecret::of(
         &context.client,
@@ -102,11 +105,19 @@ pub async fn issue(context: &Context, certificate: Arc<Certificate>) -> Result<R
         &context.replica,
     );
     line.learn_advice(&wanted, &stored, now).await;
+    line.recall_revocation(&mut stored, now);
     let open = if line.has_order() { journal.open().await? } else { None };
-    match decide::decide(&wanted, &stored, open, failures, line.suggested(), line.seed, now) {
+    let mut decision = decide::decide(&wanted, &stored, open, failures, line.suggested(), line.seed, now);
+    if may_ask(&decision, &wanted) && line.learn_revocation(&mut stored, now).await {
+        decision = decide::decide(&wanted, &stored, open, failures, line.suggested(), line.seed, now);
+    }
+    match decision {
         Decision::Keep { renew_at } => return line.keep(&wanted, &stored, &journal, renew_at, now).await,
         Decision::Wait { until, .. } => return line.wait(&wanted, &stored, until, now).await,
-        Decision::Issue(reason) | Decision::Resume(reason) => tracing::info!(%reason, "a certificate is due"),
+        Decision::Issue(reason) | Decision::Resume(reason) => {
+            tracing::info!(%reason, "a certificate is due");
+            line.part_with_revoked(&wanted, &stored, &journal, now).await?;
+        }
     }
 
     // admit, order, authorize, finalize: at the first issuer that can
@@ -147,6 +158,8 @@ pub(super) struct Line<'a> {
     pub(super) advice: Option<Advice>,
     /// When the CA is asked for that again.
     pub(super) ask_at: Option<Timestamp>,
+    /// When it is asked again whether what is stored was revoked.
+    pub(super) check_at: Option<Timestamp>,
 }
 
 impl<'a> Line<'a> {
@@ -164,6 +177,7 @@ impl<'a> Line<'a> {
             seed: seed(certificate.metadata.uid.as_deref().unwrap_or_default()),
             advice: None,
             ask_at: None,
+            check_at: None,
             namespace,
             certificate,
             context,
@@ -299,6 +313,42 @@ impl<'a> Line<'a> {
         }
     }
 
+    /// Remembers whether the stored leaf was revoked.
+    fn recall_revocation(&mut self, stored: &mut Stored, now: Timestamp) {
+        self.check_at = self.context.revocations.recall(&self.certificate, stored, self.seed, now);
+    }
+
+    /// Asks whether the stored leaf was revoked, if that is due. True if it was.
+    async fn learn_revocation(&mut self, stored: &mut Stored, now: Timestamp) -> bool {
+        if self.check_at.is_none_or(|at| at > now) {
+            return false;
+        }
+        let asked = self.context.revocations.ask(&self.certificate, stored, self.seed, now).await;
+        if let Some((check_at, answer)) = asked {
+            self.check_at = Some(check_at);
+            self.context.metrics.revocation_check(answer);
+        }
+        matches!(stored, Stored::Ours(ours) if ours.revoked.is_some())
+    }
+
+    /// Tells that what is stored was revoked, so that whoever goes on with this attempt knows it too, and leaves an
+    /// order that would use its key again.
+    async fn part_with_revoked(
+        &self,
+        wanted: &Wanted,
+        stored: &Stored,
+        journal: &OrderSecret,
+        now: Timestamp,
+    ) -> Result<(), Interrupted> {
+        let Stored::Ours(ours) = stored else { return Ok(()) };
+        if ours.revoked.is_some() {
+            self.reporter.report(&self.held(wanted, stored, now), &Outcome::Waiting, now).await?;
+            let key = reusable_key(ours, wanted);
+            leave_order_with(journal, key.as_ref()).await.map_err(ObtainError::from)?;
+        }
+        Ok(())
+    }
+
     pub(super) fn suggested(&self) -> Option<SuggestedWindow> {
         self.advice.as_ref().map(|advice| advice.window)
     }
@@ -377,7 +427,7 @@ impl<'a> Line<'a> {
             return Err(Setback::Outdated);
         }
         let reuse_key = match stored {
-            Stored::Ours(ours) if wanted.keep_key => reusable_key(ours, wanted),
+            Stored::Ours(ours) if wanted.keep_key && ours.revoked.is_none() => reusable_key(ours, wanted),
             _ => None,
         };
         let request = Request {

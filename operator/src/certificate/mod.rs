@@ -15,6 +15,7 @@ pub mod issue;
 pub mod key_encoding;
 pub mod order_secret;
 pub mod reporter;
+pub mod revocation;
 pub mod setback;
 pub mod status;
 pub mod target_secret;

@@ -108,7 +108,9 @@ pub fn report(certificate: &Certificate, held: &Held<'_>, outcome: &Outcome, now
     if !attempted_this_spec(certificate) {
         forget_failures(&mut status);
     }
-    let mut event = describe_held(&mut status, &before, held).or_else(|| suggestion(&before, held));
+    let mut event = describe_held(&mut status, &before, held)
+        .or_else(|| revocation(&before, held))
+        .or_else(|| suggestion(&before, held));
     set(&mut status.conditions, ready(held), generation, now);
 
     let issuing = match outcome {
@@ -220,6 +222,13 @@ fn describe_held(
         reason: reason::ISSUED,
         note: format!("Stored a certificate for {}{by}.", leaf.dns_names.join(", ")),
     })
+}
+
+/// A revocation is told once, when it shows in the Ready condition.
+fn revocation(before: &CertificateStatus, held: &Held<'_>) -> Option<Notice> {
+    let fault = held.fault.as_ref().filter(|fault| matches!(fault, Fault::Revoked(_)))?;
+    let told = find(&before.conditions, reason::READY).is_some_and(|ready| ready.reason == fault.reason());
+    (!told).then(|| Notice { warning: true, reason: fault.reason(), note: sentence(&fault.to_string()) })
 }
 
 /// A page of the CA's that says why it wants a certificate renewed is worth reading, once.
@@ -450,6 +459,23 @@ mod tests {
         let report = report(&certificate(&["a.example"]), &holding(&leaf), &failed(60), NOW);
         assert_eq!(find(&report.status.conditions, reason::READY).unwrap().status, "True");
         assert_eq!(find(&report.status.conditions, reason::ISSUING).unwrap().status, "False");
+    }
+
+    #[test]
+    fn a_revocation_is_an_event_once_and_recalled_word_for_word() {
+        let mut certificate = certificate(&["a.example"]);
+        let leaf = leaf("01");
+        let revoked = |what: &str| Held { fault: Some(Fault::Revoked(what.into())), ..holding(&leaf) };
+        let found = revoked("the CA has revoked it (since 2026-11-01T00:00:00Z, keyCompromise)");
+        let first = report(&certificate, &found, &Outcome::Waiting, NOW);
+        let notice = first.event.unwrap();
+        assert_eq!((notice.warning, notice.reason), (true, reason::REVOKED));
+        let ready = find(&first.status.conditions, reason::READY).unwrap().clone();
+        assert_eq!((&*ready.status, &*ready.reason), ("False", reason::REVOKED));
+        assert_eq!(notice.note, ready.message);
+        certificate.status = Some(first.status.clone());
+        let second = report(&certificate, &revoked(&ready.message), &Outcome::Waiting, NOW);
+        assert_eq!((second.status, second.event), (first.status, None));
     }
 
     #[test]

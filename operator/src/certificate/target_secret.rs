@@ -43,6 +43,10 @@ pub struct Ours {
     pub pair: Result<Option<Leaf>, PairError>,
     /// Who issued the pair, as the annotations tell; `None` where they don't.
     pub issued_by: Option<IssuedBy>,
+    /// `tls.crt` as stored: it says where its revocation can be asked.
+    pub chain_pem: Option<String>,
+    /// That the CA has revoked the leaf, as a sentence, once that is known.
+    pub revoked: Option<String>,
     /// `tls.key` as stored, for a Certificate that keeps its key.
     pub private_key_pem: Option<waxwing_acme::Secret>,
     labels: BTreeMap<String, String>,
@@ -166,6 +170,8 @@ pub fn judge(secret: Secret, certificate_name: &str) -> Stored {
         version: secret.metadata.resource_version.unwrap_or_default(),
         pair,
         issued_by,
+        chain_pem: chain,
+        revoked: None,
         private_key_pem: key.map(waxwing_acme::Secret::from),
         managed: managed_keys(secret.metadata.managed_fields.as_deref().unwrap_or_default()),
         labels,

@@ -14,11 +14,11 @@ use clap::Args;
 use kube::Client;
 use thiserror::Error;
 use tokio::sync::watch;
-use waxwing_acme::{SelfCheck, SelfCheckConfig};
+use waxwing_acme::{RevocationConfig, Revocations, SelfCheck, SelfCheckConfig};
 use waxwing_api::{GoDuration, ParseDurationError};
 
 use crate::{
-    certificate::{self, advice::Advisor, host_gate::HostGate},
+    certificate::{self, advice::Advisor, host_gate::HostGate, revocation::RevocationWatch},
     issuer,
     runtime::{
         admin::{self, Readiness, ServeError},
@@ -201,6 +201,9 @@ pub enum RunError {
     /// The metrics contradict each other.
     #[error("couldn't set up the metrics: {0}")]
     Metrics(#[from] prometheus::Error),
+    /// Lists of revoked certificates can't be asked for.
+    #[error("couldn't set up the client for revocations: {0}")]
+    Revocations(waxwing_acme::Error),
     /// An address can't be listened on.
     #[error(transparent)]
     Serve(#[from] ServeError),
@@ -273,6 +276,7 @@ impl Run {
             orders,
             outages,
             quiet_period: self.route_quiet_period,
+            revocations: Revocations::new(RevocationConfig::default()).map_err(RunError::Revocations)?,
             route_check_interval: self.route_check_interval,
             scope,
             self_check: SelfCheckConfig {
@@ -334,6 +338,7 @@ struct Leading {
     orders: OpenOrders,
     outages: Outages,
     quiet_period: Duration,
+    revocations: Revocations,
     route_check_interval: Duration,
     scope: Scope,
     self_check: SelfCheckConfig,
@@ -440,6 +445,7 @@ impl Leading {
                 metrics: Arc::clone(metrics),
                 hosts: HostGate::default(),
                 advisor: Advisor::default(),
+                revocations: RevocationWatch::new(self.revocations.clone()),
             },
             stop.clone(),
         );

@@ -18,6 +18,7 @@ pub struct Metrics {
     issuances: IntCounterVec,
     leader: IntGauge,
     reconciles: IntCounterVec,
+    revocation_checks: IntCounterVec,
     route_broken: IntGaugeVec,
     self_check: Histogram,
 }
@@ -60,6 +61,13 @@ impl Metrics {
                 ),
                 &["controller", "result"],
             )?,
+            revocation_checks: IntCounterVec::new(
+                Opts::new(
+                    "waxwing_revocation_checks_total",
+                    "Questions whether a stored certificate was revoked, by answer (good, revoked, unknown)",
+                ),
+                &["answer"],
+            )?,
             route_broken: IntGaugeVec::new(
                 Opts::new(
                     "waxwing_certificate_route_broken",
@@ -82,6 +90,7 @@ impl Metrics {
         metrics.registry.register(Box::new(metrics.issuances.clone()))?;
         metrics.registry.register(Box::new(metrics.leader.clone()))?;
         metrics.registry.register(Box::new(metrics.reconciles.clone()))?;
+        metrics.registry.register(Box::new(metrics.revocation_checks.clone()))?;
         metrics.registry.register(Box::new(metrics.route_broken.clone()))?;
         metrics.registry.register(Box::new(metrics.self_check.clone()))?;
         Ok(metrics)
@@ -111,6 +120,11 @@ impl Metrics {
                 let _ = self.certificate_expiry.remove_label_values(&[namespace, name]);
             }
         }
+    }
+
+    /// It was asked whether a stored certificate was revoked.
+    pub fn revocation_check(&self, answer: &str) {
+        self.revocation_checks.with_label_values(&[answer]).inc();
     }
 
     /// A Certificate is gone.

@@ -136,3 +136,31 @@ impl Lists {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::super::RevocationConfig;
+    use super::*;
+
+    #[test]
+    fn what_is_kept_is_bounded_and_the_least_used_goes_first() {
+        let lists = Lists::new(Arc::new(Fetch::new(&RevocationConfig::default()).unwrap()));
+        let key = |number: usize| (format!("http://ca.example/{number}.crl"), Vec::new());
+        let kept = |number| lists.lock().by_key.contains_key(&key(number));
+        for number in 0..MOST_LISTS + 10 {
+            lists.slot(&key(number));
+        }
+        lists.slot(&key(0));
+        let last = MOST_LISTS + 9;
+        lists.make_room(&key(last), 10);
+        assert_eq!(lists.lock().by_key.len(), MOST_LISTS);
+        assert!(kept(0) && kept(last) && !kept(1));
+        lists.make_room(&key(5_000), 0);
+        assert_eq!(lists.lock().by_key.len(), MOST_LISTS);
+        // One that is larger than all that is kept otherwise stays alone.
+        lists.make_room(&key(last), MOST_ENTRIES + 1);
+        assert!(kept(last) && lists.lock().by_key.len() == 1);
+    }
+}

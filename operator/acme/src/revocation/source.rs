@@ -9,7 +9,6 @@ use x509_parser::oid_registry::{OID_PKIX_ACCESS_DESCRIPTOR_OCSP, Oid, asn1_rs::o
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::issued::{is_signed_by, parse_chain, read_chain};
-use crate::request::hex;
 
 /// Where it can be asked whether a certificate was revoked, and what is to be known of it for that.
 #[derive(Clone, Debug)]
@@ -53,12 +52,6 @@ impl RevocationSources {
             responders: responders(leaf),
         };
         (!sources.points.is_empty() || !sources.responders.is_empty()).then_some(sources)
-    }
-
-    /// What tells this certificate from every other one: its issuer's key and its serial number.
-    pub fn id(&self) -> String {
-        let issuer = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &self.issuer);
-        format!("{}.{}", hex(issuer.as_ref()), hex(&self.serial))
     }
 
     pub(super) fn issuer(&self) -> Option<X509Certificate<'_>> {
