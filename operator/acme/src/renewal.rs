@@ -4,12 +4,14 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::SuggestedWindow;
 use crate::retry::{after, fraction};
+use crate::{SuggestedWindow, Windows};
 
 /// A suggestion is followed this long after the certificate's begin, or after a twentieth of its lifetime, at the
 /// soonest.
 const SETTLED: Duration = Duration::from_hours(1);
+/// The share of the lifetime that may pass for a suggestion or a window, but no more.
+const LATEST: f64 = 0.95;
 const TEN_DAYS: Duration = Duration::from_hours(10 * 24);
 
 /// What a renewal time follows from, beside the certificate's validity.
@@ -50,13 +52,67 @@ pub fn renewal_time(not_before: Timestamp, not_after: Timestamp, wishes: &Renewa
     let suggested = wishes
         .suggested
         .filter(|window| window.is_sensible(not_before, not_after))
-        .map(|window| window.select(wishes.seed).clamp(soonest, after(not_before, lifetime.mul_f64(0.95))));
+        .map(|window| window.select(wishes.seed).clamp(soonest, after(not_before, lifetime.mul_f64(LATEST))));
     match (suggested, wished) {
         (Some(suggested), Some(before)) => suggested.min(planned(before)),
         (Some(suggested), None) => suggested,
         (None, before) => {
             planned(before.unwrap_or(if lifetime < TEN_DAYS { lifetime / 2 } else { lifetime / 3 }))
         }
+    }
+}
+
+/// When to renew, where only some times are welcome.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct RenewalPlan {
+    /// The time.
+    pub at: Timestamp,
+    /// How that goes with the windows.
+    pub fit: Fit,
+}
+
+/// How a renewal time goes with the windows in which renewals are welcome.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Fit {
+    /// It is in a window, or needs none.
+    Fits,
+    /// The time that was planned has come and its window is over; this is in the next one.
+    Postponed,
+    /// No window fits: it is renewed outside of them.
+    NoWindow,
+}
+
+/// When a certificate is to be renewed if renewals are welcome in `windows` alone.
+///
+/// Around the time that [`renewal_time`] gives: then, if it is in a window; else in the last window before it; else in
+/// the next one. A window before half of the time until then has passed is too early: a certificate issued in a window
+/// would be renewed in the same. Windows give way when a twentieth of the lifetime is left, and at the end of what the
+/// CA suggests; a suggestion that is over doesn't wait for one, because that is how a CA says that it will revoke
+/// (RFC 9773 §4.2). What was due and wasn't done in its window waits for the next one if that isn't too late.
+pub fn plan_renewal(
+    not_before: Timestamp,
+    not_after: Timestamp,
+    wishes: &RenewalWishes,
+    windows: &Windows,
+    now: Timestamp,
+) -> RenewalPlan {
+    let wanted = renewal_time(not_before, not_after, wishes);
+    let suggested = wishes.suggested.filter(|window| window.is_sensible(not_before, not_after));
+    if windows.is_empty() || suggested.is_some_and(|window| window.end <= now) {
+        return RenewalPlan { at: wanted, fit: Fit::Fits };
+    }
+    let span =
+        |from: Timestamp, to: Timestamp| Duration::try_from(to.duration_since(from)).unwrap_or_default();
+    let earliest = after(not_before, span(not_before, wanted) / 2);
+    let give_way = after(not_before, span(not_before, not_after).mul_f64(LATEST));
+    let latest = suggested.map_or(give_way, |window| window.end.min(give_way));
+    match windows.fit(wanted, earliest, latest, wishes.seed) {
+        None => RenewalPlan { at: wanted, fit: Fit::NoWindow },
+        Some(at) if at > now || windows.hold(now) => RenewalPlan { at, fit: Fit::Fits },
+        Some(at) => match windows.next(now, latest, wishes.seed) {
+            Some(at) => RenewalPlan { at, fit: Fit::Postponed },
+            None => RenewalPlan { at, fit: Fit::NoWindow },
+        },
     }
 }
 
@@ -67,6 +123,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::Window;
 
     const DAY: Duration = Duration::from_hours(24);
 
@@ -114,7 +171,92 @@ mod tests {
         assert_eq!(at(97, 99, None), day(95), "a twentieth is left");
     }
 
+    /// A certificate of 90 days from 1 January 2026 on, which wants to be renewed 30 days before its end: 2 March.
+    fn planned(windows: &[(&str, u64)], suggested: Option<(i64, i64)>, now: i64) -> RenewalPlan {
+        let (start, day) = (day(0), |number| day(number));
+        let windows = windows
+            .iter()
+            .map(|(cron, hours)| Window::new(cron, Duration::from_hours(*hours), "UTC").unwrap())
+            .collect();
+        let wishes = RenewalWishes {
+            renew_before: Some(DAY * 30),
+            suggested: suggested.map(|(from, to)| SuggestedWindow { start: day(from), end: day(to) }),
+            ..RenewalWishes::default()
+        };
+        plan_renewal(start, day(90), &wishes, &Windows::new(windows), day(now))
+    }
+
+    fn day(number: i64) -> Timestamp {
+        "2026-01-01T00:00:00Z".parse::<Timestamp>().unwrap() + jiff::SignedDuration::from_hours(24 * number)
+    }
+
+    #[test]
+    fn windows_bring_it_forward_or_put_it_off() {
+        // Day 54 and day 61 are Tuesdays.
+        let weekly = planned(&[("0 3 * * TUE", 2)], None, 10);
+        assert!(weekly.fit == Fit::Fits && weekly.at >= day(54) && weekly.at < day(55), "{weekly:?}");
+        let soon_after_issuance = planned(&[("0 0 1 1,3 *", 24)], None, 10);
+        assert!(
+            soon_after_issuance.at >= day(59) && soon_after_issuance.at < day(60),
+            "{soon_after_issuance:?}"
+        );
+        let later = planned(&[("0 0 15 * *", 24)], None, 10);
+        assert!(later.at >= day(45) && later.at < day(46), "15 February: {later:?}");
+        let only_later = planned(&[("0 0 15 1,3 *", 24)], None, 10);
+        assert!(
+            only_later.at >= day(73) && only_later.at < day(74),
+            "15 January is too early: {only_later:?}"
+        );
+    }
+
+    #[test]
+    fn windows_give_way_in_the_end() {
+        let none = planned(&[("0 0 29 3 *", 24)], None, 10);
+        assert_eq!(none.fit, Fit::NoWindow, "day 87 leaves less than a twentieth");
+        assert!(none.at <= day(60) && none.at >= day(59));
+    }
+
+    #[test]
+    fn what_missed_its_window_waits_for_the_next() {
+        let weekly: &[_] = &[("0 0 * * TUE", 24)];
+        assert_eq!(planned(weekly, None, 54).fit, Fit::Fits);
+        let missed = planned(weekly, None, 56);
+        assert!(missed.fit == Fit::Postponed && missed.at >= day(61) && missed.at < day(62), "{missed:?}");
+        let open = planned(weekly, None, 61);
+        assert!(open.fit == Fit::Fits && open.at <= day(61), "due in an open window");
+        let last = planned(weekly, None, 83);
+        assert!(last.fit == Fit::NoWindow && last.at <= day(83), "day 89 is too late: {last:?}");
+    }
+
+    #[test]
+    fn the_ca_goes_before_windows() {
+        let weekly: &[_] = &[("0 0 * * TUE", 24)];
+        let revoked = planned(weekly, Some((8, 9)), 10);
+        assert!(revoked.fit == Fit::Fits && revoked.at <= day(10), "a suggestion that is over: {revoked:?}");
+        let between = planned(&[("0 0 15 1,3 *", 24)], Some((50, 52)), 10);
+        assert!(
+            between.fit == Fit::NoWindow && between.at >= day(50) && between.at <= day(52),
+            "{between:?}"
+        );
+        let before = planned(weekly, Some((50, 52)), 10);
+        assert!(before.fit == Fit::Fits && before.at >= day(47) && before.at < day(48), "{before:?}");
+    }
+
     proptest! {
+        #[test]
+        fn a_plan_keeps_to_its_windows_and_to_the_lifetime(hour in 0..24, weekday in "[*]|[0-6]", minutes in 1_u64..2000, lifetime in 1_i64..400, now in 0_i64..400, seed: u64) {
+            let window = Window::new(&format!("0 {hour} * * {weekday}"), Duration::from_mins(minutes), "UTC").unwrap();
+            let (windows, now) = (Windows::new(vec![window]), day(now.min(lifetime)));
+            let wishes = RenewalWishes { seed, ..RenewalWishes::default() };
+            let plan = plan_renewal(day(0), day(lifetime), &wishes, &windows, now);
+            prop_assert!(plan.at >= day(0) && plan.at <= day(lifetime));
+            match plan.fit {
+                Fit::Fits => prop_assert!(windows.hold(plan.at)),
+                Fit::Postponed => prop_assert!(windows.hold(plan.at) && plan.at > now),
+                Fit::NoWindow => {}
+            }
+        }
+
         #[test]
         fn it_lies_within_the_lifetime(start in 0_i64..4_000_000_000, lifetime in 0_u64..400 * 86_400, before in proptest::option::of(any::<u32>()), percentage in proptest::option::of(any::<u8>()), window in proptest::option::of((0_i64..4_000_000_000, 0_i64..4_000_000_000)), seed in any::<u64>()) {
             let not_before = Timestamp::from_second(start).unwrap();

@@ -7,7 +7,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{GROUP, GoDuration, schema};
+use crate::{CertificateRenewal, GROUP, GoDuration, schema};
 
 /// Which names are wanted, from which issuer, in which Secret.
 #[derive(CustomResource, KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -142,6 +142,11 @@ pub struct CertificateSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 99))]
     pub renew_before_percentage: Option<i32>,
+
+    /// Whether the certificate is renewed for its age, and when that is welcome.
+    /// Default: renewed before it expires, at any time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub renewal: Option<CertificateRenewal>,
 
     /// The private key: its algorithm, size and encoding, and whether a renewal makes a new one.
     /// Default: a new ECDSA P-256 key for each certificate, in PKCS#8.
@@ -361,7 +366,8 @@ pub struct CertificateStatus {
     pub not_after: Option<Time>,
 
     /// When the certificate is renewed: as renewBefore or renewBeforePercentage say, less up to a hundredth of the
-    /// lifetime, so that certificates issued together aren't renewed together.
+    /// lifetime, so that certificates issued together aren't renewed together; in one of renewal.windows, if there are
+    /// any. Absent with the policy Disabled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub renewal_time: Option<Time>,
 

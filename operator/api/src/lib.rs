@@ -35,6 +35,7 @@ mod duration;
 mod issuer;
 pub mod labels;
 pub mod reason;
+mod renewal;
 mod schema;
 
 pub use acme::{
@@ -54,6 +55,7 @@ pub use issuer::{
     AcmeIssuer, AllowRule, ClusterIssuer, ClusterIssuerSpec, Issuer, IssuerAcmeStatus, IssuerSpec,
     IssuerStatus,
 };
+pub use renewal::{CertificateRenewal, CertificateRenewalWindow, RenewalPolicy};
 
 /// The API group of every kind in this crate.
 pub const GROUP: &str = "waxwing.dev";

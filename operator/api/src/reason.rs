@@ -13,6 +13,11 @@ pub const ISSUED: &str = "Issued";
 /// Event of a Certificate: the CA suggests when to renew it, and names a page that says why.
 pub const RENEWAL_SUGGESTED: &str = "RenewalSuggested";
 
+/// Event of a Certificate: none of the windows in `renewal.windows` comes in time, so it is renewed outside of them.
+pub const NO_WINDOW_FITS: &str = "NoWindowFits";
+/// Event of a Certificate: what it says about its renewal can't be followed, in part; it is renewed all the same.
+pub const RENEWAL_SPEC_IGNORED: &str = "RenewalSpecIgnored";
+
 /// Ready, `False`: the Secret doesn't exist, or holds no certificate.
 pub const DOES_NOT_EXIST: &str = "DoesNotExist";
 /// Ready, `False`: the certificate in the Secret has expired.

@@ -180,6 +180,29 @@ pub(crate) fn data_key() -> Rule {
         .message("write the key in the Secret's data: letters, digits, '-', '_' and '.'")
 }
 
+/// The fields of a cron expression: a value, a range or a star, each with a step or not; a list of those.
+pub(crate) fn cron() -> Rule {
+    let field = |value: &str| {
+        let part = format!("([*?]|({value})(-({value}))?)(/[1-9][0-9]?)?");
+        format!("{part}(,{part})*")
+    };
+    let fields = [
+        field("[0-5]?[0-9]"),
+        field("[01]?[0-9]|2[0-3]"),
+        field("0?[1-9]|[12][0-9]|3[01]"),
+        field("0?[1-9]|1[0-2]|JAN|FEB|MAR|APR|MAY|JUN|JUL|AUG|SEP|OCT|NOV|DEC"),
+        field("0?[0-7]|SUN|MON|TUE|WED|THU|FRI|SAT"),
+    ];
+    Rule::new(format!("self.matches('^(?i){}$')", fields.join(" +")))
+        .message("write five fields: minute, hour, day of the month, month and day of the week, such as 0 3 * * 6 for Saturday at three; the time zone goes into timezone")
+}
+
+/// Days that the months named don't have, as far as a pattern can tell.
+pub(crate) fn cron_that_comes() -> Rule {
+    Rule::new("!self.matches('^(?i)[^ ]+ +[^ ]+ +((30|31)(,(30|31))* +(0?2|FEB)|31 +(0?2|0?4|0?6|0?9|11|FEB|APR|JUN|SEP|NOV)(,(0?2|0?4|0?6|0?9|11|FEB|APR|JUN|SEP|NOV))*) +[*?]$')")
+        .message("write a day that the month has: this one never comes")
+}
+
 /// Keys of labels and annotations must be ones that an object can have.
 pub(crate) fn qualified_keys() -> Rule {
     Rule::new("self.all(key, key.matches('^([a-z0-9]([-.a-z0-9]*[a-z0-9])?/)?[A-Za-z0-9]([-._A-Za-z0-9]{0,61}[A-Za-z0-9])?$'))")

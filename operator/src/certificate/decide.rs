@@ -5,8 +5,9 @@ use std::fmt;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use waxwing_acme::{Leaf, RenewalWishes, SuggestedWindow, renewal_time};
+use waxwing_acme::Leaf;
 
+use super::renewal::Due;
 use super::target_secret::Stored;
 use super::wanted::Wanted;
 
@@ -26,8 +27,8 @@ pub enum Decision {
     },
     /// The stored pair is what is wanted, until this time.
     Keep {
-        /// When it is to be renewed.
-        renew_at: Timestamp,
+        /// When it is to be renewed; never, with the policy Disabled.
+        renew_at: Option<Timestamp>,
     },
 }
 
@@ -75,29 +76,40 @@ pub struct Failures {
     pub same_spec: bool,
 }
 
-/// Decides. `suggested` is what the CA says of the stored leaf; `seed` spreads renewals: stable for one Certificate.
+/// Decides.
 pub fn decide(
     wanted: &Wanted,
     stored: &Stored,
     open: Option<OpenOrder>,
     failures: Failures,
-    suggested: Option<SuggestedWindow>,
-    seed: u64,
+    due: &Due,
     now: Timestamp,
 ) -> Decision {
-    let reason = match serving(wanted, stored, now) {
-        Err(fault) => Reason::Fault(fault),
-        Ok(leaf) => match renewal(wanted, leaf, suggested, seed) {
-            renew_at if renew_at > now => return Decision::Keep { renew_at },
-            _ => Reason::Renewing,
-        },
-    };
     // An order that was opened after the last failure belongs to an attempt that hasn't ended yet:
     // back-off is about beginning the next one, not about finishing this one.
-    if open.is_some_and(|order| order.opened_after_failures >= failures.count) {
+    let unfinished = open.is_some_and(|order| order.opened_after_failures >= failures.count);
+    let serves = match serving(wanted, stored, now) {
+        // What nobody wants renewed may run out; it is still ordered anew for another spec.
+        Err(Fault::Expired) if !wanted.renewed => fitting(wanted, stored),
+        serves => serves,
+    };
+    let mut window_opens = None;
+    let reason = match serves {
+        Err(fault) => Reason::Fault(fault),
+        Ok(_) => match due.at {
+            Some(at) if at <= now => Reason::Renewing,
+            // A renewal that has begun goes on, in the next window.
+            Some(at) if due.postponed && (unfinished || failures.count > 0) => {
+                window_opens = Some(at);
+                Reason::Renewing
+            }
+            renew_at => return Decision::Keep { renew_at },
+        },
+    };
+    if unfinished {
         return Decision::Resume(reason);
     }
-    match back_off(failures, now) {
+    match back_off(failures, now).max(window_opens) {
         Some(until) => Decision::Wait { until, reason },
         None if open.is_some() => Decision::Resume(reason),
         None => Decision::Issue(reason),
@@ -106,6 +118,14 @@ pub fn decide(
 
 /// The stored leaf if it is valid for what is wanted, whenever it is to be renewed (the Ready condition).
 pub fn serving<'a>(wanted: &Wanted, stored: &'a Stored, now: Timestamp) -> Result<&'a Leaf, Fault> {
+    if leaf(stored).is_some_and(|leaf| leaf.not_after <= now) {
+        return Err(Fault::Expired);
+    }
+    fitting(wanted, stored)
+}
+
+/// The stored leaf if it is what is wanted, be it expired or not.
+fn fitting<'a>(wanted: &Wanted, stored: &'a Stored) -> Result<&'a Leaf, Fault> {
     let ours = match stored {
         Stored::Absent | Stored::Unusable { .. } => return Err(Fault::DoesNotExist),
         Stored::Ours(ours) => ours,
@@ -115,9 +135,6 @@ pub fn serving<'a>(wanted: &Wanted, stored: &'a Stored, now: Timestamp) -> Resul
         Ok(None) => return Err(Fault::DoesNotExist),
         Err(error) => return Err(Fault::InvalidPair(error.to_string())),
     };
-    if leaf.not_after <= now {
-        return Err(Fault::Expired);
-    }
     if let Some(what) = &ours.revoked {
         return Err(Fault::Revoked(what.clone()));
     }
@@ -128,17 +145,6 @@ pub fn serving<'a>(wanted: &Wanted, stored: &'a Stored, now: Timestamp) -> Resul
         return Err(Fault::IssuerChanged);
     }
     Ok(leaf)
-}
-
-/// When a leaf is to be renewed.
-pub fn renewal(wanted: &Wanted, leaf: &Leaf, suggested: Option<SuggestedWindow>, seed: u64) -> Timestamp {
-    let wishes = RenewalWishes {
-        renew_before: wanted.renew_before,
-        percentage: wanted.renew_before_percentage,
-        suggested,
-        seed,
-    };
-    renewal_time(leaf.not_before, leaf.not_after, &wishes)
 }
 
 /// The stored leaf, if there is a readable one.
@@ -224,8 +230,9 @@ pub fn until(time: Timestamp, now: Timestamp) -> Duration {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use waxwing_acme::KeyAlgorithm;
+    use waxwing_acme::{KeyAlgorithm, SuggestedWindow};
 
+    use super::super::renewal::due;
     use super::super::target_secret::IssuedBy;
     use super::super::target_secret::tests::ours_with;
     use super::super::wanted::tests::{leaf, wanted};
@@ -249,6 +256,20 @@ mod tests {
         Stored::Ours(Box::new(ours_with(Ok(Some(leaf)))))
     }
 
+    /// Decides by what follows from the stored leaf.
+    fn decide(
+        wanted: &Wanted,
+        stored: &Stored,
+        open: Option<OpenOrder>,
+        failures: Failures,
+        suggested: Option<SuggestedWindow>,
+        seed: u64,
+        now: Timestamp,
+    ) -> Decision {
+        let due = due(wanted, super::leaf(stored), suggested, seed, now);
+        super::decide(wanted, stored, open, failures, &due, now)
+    }
+
     fn plainly(stored: &Stored) -> Decision {
         decide(&wanted(&["a.example"]), stored, None, Failures::default(), None, 0, NOW)
     }
@@ -262,7 +283,9 @@ mod tests {
 
     #[test]
     fn a_valid_pair_is_kept_until_two_thirds() {
-        let Decision::Keep { renew_at } = plainly(&stored(leaf_of(&["a.example"], 30 * 24, 60 * 24))) else {
+        let Decision::Keep { renew_at: Some(renew_at) } =
+            plainly(&stored(leaf_of(&["a.example"], 30 * 24, 60 * 24)))
+        else {
             panic!("not kept")
         };
         assert!(renew_at > NOW && renew_at < NOW + hours(31 * 24));
@@ -367,6 +390,50 @@ mod tests {
         assert!(matches!(with(2), Decision::Wait { .. }));
     }
 
+    #[test]
+    fn what_nobody_wants_renewed_is_ordered_for_faults_alone() {
+        let mut wanted = wanted(&["a.example"]);
+        wanted.renewed = false;
+        let at = |stored: &Stored| decide(&wanted, stored, None, Failures::default(), None, 0, NOW);
+        assert_eq!(at(&stored(leaf_of(&["a.example"], 89 * 24, 24))), Decision::Keep { renew_at: None });
+        assert_eq!(at(&stored(leaf_of(&["a.example"], 90 * 24, -1))), Decision::Keep { renew_at: None });
+        assert_eq!(at(&Stored::Absent), Decision::Issue(Reason::Fault(Fault::DoesNotExist)));
+        let changed = at(&stored(leaf_of(&["b.example"], 90 * 24, -1)));
+        assert!(matches!(changed, Decision::Issue(Reason::Fault(Fault::SpecChanged(_)))), "{changed:?}");
+    }
+
+    #[test]
+    fn a_renewal_that_has_begun_waits_for_the_next_window_and_is_not_forgotten() {
+        let stored = stored(leaf_of(&["a.example"], 70 * 24, 20 * 24));
+        let wanted = wanted(&["a.example"]);
+        let window = NOW + hours(5);
+        let due = Due { at: Some(window), postponed: true, remarks: Vec::new() };
+        let at = |open, failures| super::decide(&wanted, &stored, open, failures, &due, NOW);
+        assert_eq!(at(None, Failures::default()), Decision::Keep { renew_at: Some(window) });
+        let failed = Failures { count: 2, next_attempt: Some(NOW + hours(1)), same_spec: true };
+        assert_eq!(at(None, failed), Decision::Wait { until: window, reason: Reason::Renewing });
+        let later = Failures { next_attempt: Some(NOW + hours(9)), ..failed };
+        assert_eq!(at(None, later), Decision::Wait { until: NOW + hours(9), reason: Reason::Renewing });
+        let unfinished = Some(OpenOrder { opened_after_failures: 2 });
+        assert_eq!(at(unfinished, failed), Decision::Resume(Reason::Renewing));
+    }
+
+    #[test]
+    fn windows_hold_up_nothing_but_an_ordinary_renewal() {
+        let mut wanted = wanted(&["a.example"]);
+        let never_now = waxwing_acme::Window::new("0 0 1 1 *", Duration::from_mins(1), "UTC").unwrap();
+        wanted.windows = waxwing_acme::Windows::new(vec![never_now]);
+        let at = |stored: &Stored, suggested| {
+            decide(&wanted, stored, None, Failures::default(), suggested, 0, NOW)
+        };
+        assert!(matches!(at(&Stored::Absent, None), Decision::Issue(_)));
+        assert!(matches!(at(&stored(leaf_of(&["b.example"], 24, 24)), None), Decision::Issue(_)));
+        let fresh = stored(leaf_of(&["a.example"], 24, 89 * 24));
+        let revoked = Some(SuggestedWindow { start: NOW - hours(2), end: NOW - hours(1) });
+        assert_eq!(at(&fresh, revoked), Decision::Issue(Reason::Renewing));
+        assert!(matches!(at(&fresh, None), Decision::Keep { .. }));
+    }
+
     proptest! {
         #[test]
         fn a_kept_pair_is_one_that_serves(begun in 1i64..5000, left in -100i64..5000, seed: u64) {
@@ -375,7 +442,7 @@ mod tests {
             let decision = decide(&wanted, &stored, None, Failures::default(), None, seed, NOW);
             match decision {
                 Decision::Keep { renew_at } => {
-                    prop_assert!(renew_at > NOW);
+                    prop_assert!(renew_at.is_some_and(|at| at > NOW));
                     prop_assert!(serving(&wanted, &stored, NOW).is_ok());
                 }
                 Decision::Issue(reason) => prop_assert!(matches!(reason, Reason::Fault(Fault::Expired) | Reason::Renewing)),

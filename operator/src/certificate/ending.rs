@@ -15,6 +15,7 @@ use super::admit::Refusal;
 use super::decide::{self, Fault, later};
 use super::issue::{Interrupted, Line, Rest};
 use super::order_secret::OrderSecret;
+use super::renewal::Due;
 use super::setback::{Setback, passed_over};
 use super::status::{self, Failure, Held, Outcome, sentence};
 use super::target_secret::{self, Stored};
@@ -29,7 +30,7 @@ impl Line<'_> {
         wanted: &Wanted,
         stored: &Stored,
         journal: &OrderSecret,
-        renew_at: Timestamp,
+        renew_at: Option<Timestamp>,
         now: Timestamp,
     ) -> Result<Rest, Interrupted> {
         // What the annotations say from now on, if they didn't before.
@@ -46,8 +47,10 @@ impl Line<'_> {
         let issued_by = issuer.into();
         let held = Held { issued_by: Some(&issued_by), ..self.held(wanted, stored, now) };
         let version = self.reporter.report(&held, &Outcome::Kept, now).await?;
-        let asks = self.ask_at.into_iter().chain(self.check_at);
-        Ok(Rest { wake: asks.fold(renew_at, Timestamp::min), version })
+        // That it has expired is told too, where nothing is ordered then.
+        let expiry = held.leaf.map(|leaf| leaf.not_after).filter(|expiry| *expiry > now);
+        let wake = [renew_at, self.ask_at, self.check_at, expiry].into_iter().flatten().min();
+        Ok(Rest { wake: wake.unwrap_or(Timestamp::MAX), version })
     }
 
     /// The next attempt isn't due: the Ready condition may still have changed.
@@ -59,7 +62,7 @@ impl Line<'_> {
         now: Timestamp,
     ) -> Result<Rest, Interrupted> {
         let version = self.reporter.report(&self.held(wanted, stored, now), &Outcome::Waiting, now).await?;
-        Ok(Rest { wake: until, version })
+        Ok(Rest { wake: self.ask_at.map_or(until, |ask_at| until.min(ask_at)), version })
     }
 
     pub(super) async fn refuse(
@@ -98,7 +101,7 @@ impl Line<'_> {
             leaf: None,
             issued_by: None,
             first_choice: None,
-            renew_at: None,
+            due: Due::default(),
             advice: None,
             fault: Some(fault),
         };
@@ -242,7 +245,7 @@ impl Line<'_> {
                 Stored::Absent | Stored::Unusable { .. } => None,
             },
             first_choice: Some(&wanted.issuer),
-            renew_at: leaf.map(|leaf| decide::renewal(wanted, leaf, self.suggested(), self.seed)),
+            due: self.due(wanted, leaf, self.advice.as_ref(), now),
             advice: self.advice.clone(),
             fault: decide::serving(wanted, stored, now).err(),
         }

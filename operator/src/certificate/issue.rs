@@ -9,7 +9,7 @@ use kube::{Api, Client, ResourceExt};
 use thiserror::Error;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::watch;
-use waxwing_acme::{Issued, Journal, ObtainError, Progress, Request, Step, SuggestedWindow, obtain};
+use waxwing_acme::{Issued, Journal, Leaf, ObtainError, Progress, Request, Step, obtain};
 use waxwing_api::{Certificate, RehearseWhen, labels, reason};
 
 use super::admit::{self, Facts, Refusal};
@@ -20,6 +20,7 @@ use super::decide::{self, Decision};
 use super::host_gate::HostGate;
 use super::key_encoding;
 use super::order_secret::OrderSecret;
+use super::renewal::{self, Due};
 use super::reporter::Reporter;
 use super::revocation::{RevocationWatch, leave_order_with, may_ask};
 use super::setback::{Setback, passed_over};
@@ -107,9 +108,10 @@ pub async fn issue(context: &Context, certificate: Arc<Certificate>) -> Result<R
     line.learn_advice(&wanted, &stored, now).await;
     line.recall_revocation(&mut stored, now);
     let open = if line.has_order() { journal.open().await? } else { None };
-    let mut decision = decide::decide(&wanted, &stored, open, failures, line.suggested(), line.seed, now);
+    let due = line.due(&wanted, decide::leaf(&stored), line.advice.as_ref(), now);
+    let mut decision = decide::decide(&wanted, &stored, open, failures, &due, now);
     if may_ask(&decision, &wanted) && line.learn_revocation(&mut stored, now).await {
-        decision = decide::decide(&wanted, &stored, open, failures, line.suggested(), line.seed, now);
+        decision = decide::decide(&wanted, &stored, open, failures, &due, now);
     }
     match decision {
         Decision::Keep { renew_at } => return line.keep(&wanted, &stored, &journal, renew_at, now).await,
@@ -200,7 +202,10 @@ impl<'a> Line<'a> {
             })
         });
         let serving = decide::serving(wanted, stored, now).ok();
-        let serving = serving.map(|leaf| (leaf, decide::renewal(wanted, leaf, self.suggested(), self.seed)));
+        let serving = serving.and_then(|leaf| {
+            let renew_at = self.due(wanted, Some(leaf), self.advice.as_ref(), now).at?;
+            Some((leaf, renew_at))
+        });
         candidates(wanted, open_order, serving, now)
     }
 
@@ -276,13 +281,12 @@ impl<'a> Line<'a> {
         tracing::info!(secret = wanted.secret_name, order = issued.order_url, "stored");
 
         // report
-        let renew_at = decide::renewal(wanted, &issued.leaf, None, self.seed);
         let issued_by = IssuedBy::from(&issuer.key);
         let held = Held {
             leaf: Some(&issued.leaf),
             issued_by: Some(&issued_by),
             first_choice: Some(&wanted.issuer),
-            renew_at: Some(renew_at),
+            due: self.due(wanted, Some(&issued.leaf), None, Timestamp::now()),
             advice: None,
             fault: None,
         };
@@ -349,8 +353,16 @@ impl<'a> Line<'a> {
         Ok(())
     }
 
-    pub(super) fn suggested(&self) -> Option<SuggestedWindow> {
-        self.advice.as_ref().map(|advice| advice.window)
+    /// When a leaf is to be renewed.
+    pub(super) fn due(
+        &self,
+        wanted: &Wanted,
+        leaf: Option<&Leaf>,
+        advice: Option<&Advice>,
+        now: Timestamp,
+    ) -> Due {
+        let suggested = advice.map(|advice| advice.window);
+        renewal::due(wanted, leaf, suggested, self.seed, now)
     }
 
     /// Whether the cache knows of an open order. Right before newOrder the API server is asked.

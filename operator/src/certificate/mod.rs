@@ -14,6 +14,7 @@ pub mod host_gate;
 pub mod issue;
 pub mod key_encoding;
 pub mod order_secret;
+pub mod renewal;
 pub mod reporter;
 pub mod revocation;
 pub mod setback;

@@ -290,7 +290,7 @@ mod tests {
     #[test]
     fn only_what_serves_waits_for_an_answer() {
         let mut wanted = wanted::tests::wanted(&["a.example"]);
-        assert!(may_ask(&Decision::Keep { renew_at: NOW }, &wanted));
+        assert!(may_ask(&Decision::Keep { renew_at: Some(NOW) }, &wanted));
         assert!(!may_ask(&Decision::Issue(Reason::Fault(Fault::Expired)), &wanted));
         assert!(!may_ask(&Decision::Issue(Reason::Renewing), &wanted));
         wanted.keep_key = true;

@@ -15,6 +15,7 @@ use waxwing_api::{
 use super::admit::Refusal;
 use super::advice::Advice;
 use super::decide::{Failures, Fault};
+use super::renewal::Due;
 use super::target_secret::IssuedBy;
 use crate::issuer::IssuerKey;
 
@@ -27,8 +28,8 @@ pub struct Held<'a> {
     pub issued_by: Option<&'a IssuedBy>,
     /// The issuer of `issuerRef`.
     pub first_choice: Option<&'a IssuerKey>,
-    /// When it is to be renewed.
-    pub renew_at: Option<Timestamp>,
+    /// When it is to be renewed, and what is to be said of that.
+    pub due: Due,
     /// What the CA suggests for that.
     pub advice: Option<Advice>,
     /// Why it doesn't serve, if it doesn't.
@@ -75,8 +76,10 @@ pub struct Failure {
 pub struct Report {
     /// The whole status.
     pub status: CertificateStatus,
-    /// At most one Event.
+    /// At most one Event about what happened.
     pub event: Option<Notice>,
+    /// And one about what is said of renewals and can't be followed, when that is new.
+    pub remark: Option<Notice>,
 }
 
 /// An Event's content.
@@ -111,7 +114,9 @@ pub fn report(certificate: &Certificate, held: &Held<'_>, outcome: &Outcome, now
     let mut event = describe_held(&mut status, &before, held)
         .or_else(|| revocation(&before, held))
         .or_else(|| suggestion(&before, held));
-    set(&mut status.conditions, ready(held), generation, now);
+    let ready = ready(held);
+    let remark = remark(&before, held, &ready);
+    set(&mut status.conditions, ready, generation, now);
 
     let issuing = match outcome {
         Outcome::Kept => {
@@ -158,7 +163,7 @@ pub fn report(certificate: &Certificate, held: &Held<'_>, outcome: &Outcome, now
     if let Some((is_true, reason, message)) = issuing {
         set(&mut status.conditions, condition(reason::ISSUING, is_true, reason, message), generation, now);
     }
-    Report { status, event }
+    Report { status, event, remark }
 }
 
 /// The merge patch that turns one JSON value into another: what is gone becomes null.
@@ -191,7 +196,7 @@ fn describe_held(
     status.not_before = held.leaf.map(|leaf| Time(leaf.not_before));
     status.not_after = held.leaf.map(|leaf| Time(leaf.not_after));
     status.serial_number = held.leaf.map(|leaf| leaf.serial.clone());
-    status.renewal_time = held.renew_at.map(|at| Time(seconds(at)));
+    status.renewal_time = held.due.at.map(|at| Time(seconds(at)));
     status.issuer_ref = held.leaf.and(held.issued_by).map(|by| IssuerRef {
         name: by.name.clone(),
         kind: if by.kind == IssuerKind::ClusterIssuer.to_string() {
@@ -243,21 +248,30 @@ fn suggestion(before: &CertificateStatus, held: &Held<'_>) -> Option<Notice> {
 }
 
 fn ready(held: &Held<'_>) -> Condition {
-    match (&held.fault, held.leaf) {
-        (None, Some(leaf)) => condition(
-            reason::READY,
+    let (is_true, reason, mut message) = match (&held.fault, held.leaf) {
+        (None, Some(leaf)) => (
             true,
             reason::ISSUED,
             format!("The Secret holds a certificate for {}.{}", leaf.dns_names.join(", "), fallback(held)),
         ),
-        (Some(fault), _) => condition(reason::READY, false, fault.reason(), sentence(&fault.to_string())),
-        (None, None) => condition(
-            reason::READY,
-            false,
-            reason::DOES_NOT_EXIST,
-            sentence(&Fault::DoesNotExist.to_string()),
-        ),
+        (Some(fault), _) => (false, fault.reason(), sentence(&fault.to_string())),
+        (None, None) => (false, reason::DOES_NOT_EXIST, sentence(&Fault::DoesNotExist.to_string())),
+    };
+    for remark in &held.due.remarks {
+        message.push(' ');
+        message.push_str(&remark.text);
     }
+    condition(reason::READY, is_true, reason, message)
+}
+
+/// The first remark that is worth an Event, unless the condition says it already.
+fn remark(before: &CertificateStatus, held: &Held<'_>, ready: &Condition) -> Option<Notice> {
+    let said = find(&before.conditions, reason::READY).map_or("", |condition| condition.message.as_str());
+    let news = |text: &str| !said.contains(text) && ready.message.contains(text);
+    held.due.remarks.iter().find_map(|remark| {
+        let reason = remark.event.filter(|_| news(&remark.text))?;
+        Some(Notice { warning: true, reason, note: remark.text.clone() })
+    })
 }
 
 /// A sentence where the stored certificate isn't from the first choice.
@@ -351,6 +365,7 @@ pub fn sentence(text: &str) -> String {
 mod tests {
     use serde_json::json;
 
+    use super::super::renewal::Remark;
     use super::super::wanted::tests::certificate;
     use super::*;
 
@@ -375,7 +390,7 @@ mod tests {
             leaf: Some(leaf),
             issued_by: None,
             first_choice: None,
-            renew_at: Some(NOW),
+            due: Due { at: Some(NOW), ..Due::default() },
             advice: None,
             fault: None,
         }
@@ -385,7 +400,7 @@ mod tests {
         leaf: None,
         issued_by: None,
         first_choice: None,
-        renew_at: None,
+        due: Due { at: None, postponed: false, remarks: Vec::new() },
         advice: None,
         fault: Some(Fault::DoesNotExist),
     };
@@ -476,6 +491,40 @@ mod tests {
         certificate.status = Some(first.status.clone());
         let second = report(&certificate, &revoked(&ready.message), &Outcome::Waiting, NOW);
         assert_eq!((second.status, second.event), (first.status, None));
+    }
+
+    #[test]
+    fn a_remark_is_an_event_once_and_stands_in_the_message() {
+        let mut certificate = certificate(&["a.example"]);
+        let leaf = leaf("01");
+        let mut held = holding(&leaf);
+        let text = "None of the windows comes in time.".to_owned();
+        held.due.remarks.push(Remark { event: Some(reason::NO_WINDOW_FITS), text: text.clone() });
+        let first = report(&certificate, &held, &Outcome::Kept, NOW);
+        assert_eq!(first.event.unwrap().reason, reason::ISSUED, "beside what happened");
+        assert_eq!(first.remark.unwrap().note, text);
+        let ready = find(&first.status.conditions, reason::READY).unwrap();
+        assert_eq!(ready.message, format!("The Secret holds a certificate for a.example. {text}"));
+        certificate.status = Some(first.status.clone());
+        let second = report(&certificate, &held, &Outcome::Kept, NOW);
+        assert_eq!((second.remark, second.status), (None, first.status));
+    }
+
+    #[test]
+    fn what_is_not_renewed_has_no_renewal_time() {
+        let leaf = leaf("01");
+        let mut held = holding(&leaf);
+        held.due =
+            Due { at: None, postponed: false, remarks: vec![Remark { event: None, text: "So.".into() }] };
+        held.fault = Some(Fault::Expired);
+        let report = report(&certificate(&["a.example"]), &held, &Outcome::Kept, NOW);
+        assert_eq!(report.status.renewal_time, None);
+        assert_eq!(report.remark, None, "as its owner wants it");
+        let ready = find(&report.status.conditions, reason::READY).unwrap();
+        assert_eq!(
+            (ready.reason.as_str(), ready.message.as_str()),
+            (reason::EXPIRED, "The stored certificate has expired. So.")
+        );
     }
 
     #[test]

@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use thiserror::Error;
-use waxwing_acme::{Identifier, KeyAlgorithm};
+use waxwing_acme::{Identifier, KeyAlgorithm, Window, Windows};
 use waxwing_api::{
-    Certificate, CertificateSpec, IssuerRef, PrivateKeyAlgorithm, PrivateKeyEncoding, RotationPolicy, labels,
+    Certificate, CertificateRenewal, CertificateSpec, IssuerRef, PrivateKeyAlgorithm, PrivateKeyEncoding,
+    RenewalPolicy, RotationPolicy, labels,
 };
 
 use super::target_secret::{IssuedBy, Stored, Wrapping};
@@ -35,6 +36,12 @@ pub struct Wanted {
     pub renew_before: Option<Duration>,
     /// Renew when this share of the lifetime is left, in per cent.
     pub renew_before_percentage: Option<u8>,
+    /// Whether it is renewed for its age.
+    pub renewed: bool,
+    /// When a renewal is welcome.
+    pub windows: Windows,
+    /// What can't be followed of what is said about renewals, a sentence each. None of it stops an issuance.
+    pub ignored: Vec<String>,
     /// The target Secret's name.
     pub secret_name: String,
     wrapping: Wrapping,
@@ -76,6 +83,8 @@ impl Wanted {
         let issuer = referred(&spec.issuer_ref)?;
         let fallbacks = spec.fallback_issuer_refs.iter().map(referred).collect::<Result<_, _>>()?;
         let private_key = spec.key();
+        let renewal = spec.renewal.clone().unwrap_or_default();
+        let (windows, ignored) = windows(&renewal);
         Ok(Self {
             common_name: spec.common_name.as_ref().map(|name| name.to_ascii_lowercase()),
             profile: spec.profile.clone(),
@@ -86,6 +95,9 @@ impl Wanted {
             renew_before_percentage: spec
                 .renew_before_percentage
                 .and_then(|percent| u8::try_from(percent).ok()),
+            renewed: renewal.policy != RenewalPolicy::Disabled,
+            windows,
+            ignored,
             secret_name: spec.secret_name.clone(),
             wrapping: wrapping(certificate.metadata.name.as_deref().unwrap_or_default(), spec, &names),
             names,
@@ -119,6 +131,18 @@ impl Wanted {
     pub fn identifiers(&self) -> Vec<Identifier> {
         self.names.iter().cloned().map(Identifier::Dns).collect()
     }
+}
+
+/// The windows that can be used, and a sentence for each that can't: a certificate must not run out for the sake of one.
+fn windows(renewal: &CertificateRenewal) -> (Windows, Vec<String>) {
+    let (mut windows, mut ignored) = (Vec::new(), Vec::new());
+    for (index, window) in renewal.windows.iter().enumerate() {
+        match Window::new(&window.cron, window.window_duration.get(), &window.timezone) {
+            Ok(window) => windows.push(window),
+            Err(error) => ignored.push(format!("spec.renewal.windows[{index}] is left aside: {error}.")),
+        }
+    }
+    (Windows::new(windows), ignored)
 }
 
 fn key_algorithm(algorithm: PrivateKeyAlgorithm, size: Option<i32>) -> Result<KeyAlgorithm, WantedError> {
@@ -226,6 +250,28 @@ pub(super) mod tests {
         let wanted = Wanted::of(&certificate).unwrap();
         assert_eq!(wanted.wrapping.labels["team"], "web");
         assert_eq!(wanted.wrapping.labels[labels::COMPONENT], labels::COMPONENT_CERTIFICATE);
+    }
+
+    #[test]
+    fn a_window_that_cannot_be_used_is_left_aside_with_a_sentence() {
+        let mut certificate = certificate(&["a.example"]);
+        let window = |timezone: &str| waxwing_api::CertificateRenewalWindow {
+            cron: "0 3 * * *".into(),
+            window_duration: Duration::from_hours(2).into(),
+            timezone: timezone.into(),
+        };
+        certificate.spec.renewal = Some(CertificateRenewal {
+            windows: vec![window("Europe/Berln"), window("Europe/Berlin")],
+            ..CertificateRenewal::default()
+        });
+        let wanted = Wanted::of(&certificate).unwrap();
+        assert!(!wanted.windows.is_empty() && wanted.renewed);
+        assert_eq!(
+            wanted.ignored,
+            [
+                "spec.renewal.windows[0] is left aside: timezone \"Europe/Berln\" isn't known; write an IANA time zone such as Europe/Berlin, or leave it out for UTC."
+            ]
+        );
     }
 
     #[test]

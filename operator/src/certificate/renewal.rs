@@ -1,0 +1,69 @@
+//! When the stored certificate is to be renewed, and what its owner should know of that: a pure function.
+
+use jiff::Timestamp;
+use waxwing_acme::{Fit, Leaf, RenewalWishes, SuggestedWindow, plan_renewal};
+use waxwing_api::reason;
+
+use super::decide::until;
+use super::wanted::Wanted;
+
+/// When a renewal is due.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Due {
+    /// The time; none if there never is one.
+    pub at: Option<Timestamp>,
+    /// Whether an earlier time has gone by unused, and this is in the next window.
+    pub postponed: bool,
+    /// What is to be said about it.
+    pub remarks: Vec<Remark>,
+}
+
+/// A sentence about renewals, for the Ready condition's message.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Remark {
+    /// The reason of the Event that says it too, once; without one it is no news.
+    pub event: Option<&'static str>,
+    /// The sentence.
+    pub text: String,
+}
+
+/// When the stored `leaf` is to be renewed. `suggested` is what the CA says of it; `seed` spreads renewals: stable for
+/// one Certificate.
+pub fn due(
+    wanted: &Wanted,
+    leaf: Option<&Leaf>,
+    suggested: Option<SuggestedWindow>,
+    seed: u64,
+    now: Timestamp,
+) -> Due {
+    let ignored = |text: &String| Remark { event: Some(reason::RENEWAL_SPEC_IGNORED), text: text.clone() };
+    let mut due = Due { remarks: wanted.ignored.iter().map(ignored).collect(), ..Due::default() };
+    let Some(leaf) = leaf else { return due };
+    if !wanted.renewed {
+        due.remarks.push(Remark { event: None, text: NOT_RENEWED.into() });
+        return due;
+    }
+    let lifetime = until(leaf.not_after, leaf.not_before);
+    if wanted.renew_before.is_some_and(|before| before >= lifetime) {
+        due.remarks.push(ignored(&TOO_EARLY.into()));
+    }
+    let wishes = RenewalWishes {
+        renew_before: wanted.renew_before,
+        percentage: wanted.renew_before_percentage,
+        suggested,
+        seed,
+    };
+    let plan = plan_renewal(leaf.not_before, leaf.not_after, &wishes, &wanted.windows, now);
+    due.at = Some(plan.at);
+    due.postponed = plan.fit == Fit::Postponed;
+    if plan.fit == Fit::NoWindow {
+        due.remarks.push(Remark { event: Some(reason::NO_WINDOW_FITS), text: NO_WINDOW.into() });
+    }
+    due
+}
+
+const NOT_RENEWED: &str = "It isn't renewed: spec.renewal.policy is Disabled.";
+const TOO_EARLY: &str = "spec.renewBefore is left aside: the certificate's whole lifetime isn't longer; write a shorter \
+     time, or renewBeforePercentage.";
+const NO_WINDOW: &str = "None of spec.renewal.windows comes in time, so it is renewed outside of them; write windows \
+     that come more often, or a longer renewBefore.";
