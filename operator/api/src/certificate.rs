@@ -367,9 +367,14 @@ pub struct CertificateStatus {
 
     /// When the certificate is renewed: as renewBefore or renewBeforePercentage say, less up to a hundredth of the
     /// lifetime, so that certificates issued together aren't renewed together; in one of renewal.windows, if there are
-    /// any. Absent with the policy Disabled.
+    /// any. A time in the annotation waxwing.dev/renew goes before. Absent with the policy Disabled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub renewal_time: Option<Time>,
+
+    /// Experimental. When the last certificate was issued and stored. A renewal that was asked for with the annotation
+    /// waxwing.dev/renew before that has been done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_issuance_time: Option<Time>,
 
     /// Serial number of the certificate in the Secret: hexadecimal, lower case, without colons.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -395,7 +400,8 @@ pub struct CertificateStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_failure_time: Option<Time>,
 
-    /// When the next attempt begins after one that failed. A change of the spec starts one at once.
+    /// When the next attempt begins after one that failed. A change of the spec starts one at once, and so does a renewal
+    /// that is asked for with the annotation waxwing.dev/renew.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_attempt_time: Option<Time>,
 }

@@ -15,6 +15,10 @@ pub const ALT_NAMES: &str = "waxwing.dev/alt-names";
 /// Annotation that a user sets to `"true"` on a Secret that Waxwing may take over.
 pub const ADOPT: &str = "waxwing.dev/adopt";
 
+/// Annotation that a user sets on a Certificate to have it renewed: an RFC 3339 time. It is renewed when that time has
+/// come, unless it was issued since.
+pub const RENEW: &str = "waxwing.dev/renew";
+
 /// cert-manager's annotation on a target Secret: the name of its Certificate. A Secret that carries
 /// it for the same name is taken over.
 pub const CERT_MANAGER_CERTIFICATE_NAME: &str = "cert-manager.io/certificate-name";

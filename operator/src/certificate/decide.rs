@@ -39,6 +39,8 @@ pub enum Reason {
     Fault(Fault),
     /// It serves, but its renewal time has come.
     Renewing,
+    /// It serves, but its owner asks for another.
+    Requested,
 }
 
 /// Why what is stored doesn't serve: the Ready condition's reason while it is False.
@@ -72,7 +74,7 @@ pub struct Failures {
     pub count: i32,
     /// Begin of the next one.
     pub next_attempt: Option<Timestamp>,
-    /// Whether they were attempts at the spec as it is now.
+    /// Whether they were attempts at the spec as it is now, and nobody has asked for another since.
     pub same_spec: bool,
 }
 
@@ -97,6 +99,7 @@ pub fn decide(
     let reason = match serves {
         Err(fault) => Reason::Fault(fault),
         Ok(_) => match due.at {
+            Some(at) if at <= now && due.requested => Reason::Requested,
             Some(at) if at <= now => Reason::Renewing,
             // A renewal that has begun goes on, in the next window.
             Some(at) if due.postponed && (unfinished || failures.count > 0) => {
@@ -110,7 +113,10 @@ pub fn decide(
         return Decision::Resume(reason);
     }
     match back_off(failures, now).max(window_opens) {
-        Some(until) => Decision::Wait { until, reason },
+        Some(until) => {
+            let asked = wanted.requested.filter(|requested| *requested > now);
+            Decision::Wait { until: asked.map_or(until, |asked| until.min(asked)), reason }
+        }
         None if open.is_some() => Decision::Resume(reason),
         None => Decision::Issue(reason),
     }
@@ -201,6 +207,7 @@ impl fmt::Display for Reason {
         match self {
             Self::Fault(fault) => fault.fmt(f),
             Self::Renewing => f.write_str("the stored certificate's renewal time has come"),
+            Self::Requested => f.write_str("its owner asks for a renewal"),
         }
     }
 }
@@ -266,7 +273,7 @@ mod tests {
         seed: u64,
         now: Timestamp,
     ) -> Decision {
-        let due = due(wanted, super::leaf(stored), suggested, seed, now);
+        let due = due(wanted, super::leaf(stored), Some(NOW - hours(24)), suggested, seed, now);
         super::decide(wanted, stored, open, failures, &due, now)
     }
 
@@ -407,7 +414,7 @@ mod tests {
         let stored = stored(leaf_of(&["a.example"], 70 * 24, 20 * 24));
         let wanted = wanted(&["a.example"]);
         let window = NOW + hours(5);
-        let due = Due { at: Some(window), postponed: true, remarks: Vec::new() };
+        let due = Due { at: Some(window), postponed: true, ..Due::default() };
         let at = |open, failures| super::decide(&wanted, &stored, open, failures, &due, NOW);
         assert_eq!(at(None, Failures::default()), Decision::Keep { renew_at: Some(window) });
         let failed = Failures { count: 2, next_attempt: Some(NOW + hours(1)), same_spec: true };
@@ -432,6 +439,44 @@ mod tests {
         let revoked = Some(SuggestedWindow { start: NOW - hours(2), end: NOW - hours(1) });
         assert_eq!(at(&fresh, revoked), Decision::Issue(Reason::Renewing));
         assert!(matches!(at(&fresh, None), Decision::Keep { .. }));
+    }
+
+    #[test]
+    fn a_request_is_due_when_its_time_has_come_and_nothing_was_issued_since() {
+        // `decide` here takes the stored leaf to be issued a day ago.
+        let mut wanted = wanted(&["a.example"]);
+        let stored = stored(leaf_of(&["a.example"], 24, 89 * 24));
+        let mut at = |requested| {
+            wanted.requested = Some(requested);
+            decide(&wanted, &stored, None, Failures::default(), None, 0, NOW)
+        };
+        assert_eq!(at(NOW), Decision::Issue(Reason::Requested));
+        assert_eq!(at(NOW - hours(23)), Decision::Issue(Reason::Requested));
+        assert!(matches!(at(NOW - hours(24)), Decision::Keep { renew_at: Some(at) } if at > NOW), "done");
+        assert_eq!(at(NOW + hours(3)), Decision::Keep { renew_at: Some(NOW + hours(3)) });
+        assert!(
+            matches!(at(NOW + hours(5000)), Decision::Keep { renew_at: Some(at) } if at < NOW + hours(2000))
+        );
+    }
+
+    #[test]
+    fn a_request_goes_before_the_policy_disabled_windows_and_back_off() {
+        let mut wanted = wanted(&["a.example"]);
+        (wanted.renewed, wanted.requested) = (false, Some(NOW - hours(1)));
+        let expired = stored(leaf_of(&["a.example"], 90 * 24, -1));
+        let at = |wanted: &Wanted, failures| decide(wanted, &expired, None, failures, None, 0, NOW);
+        assert_eq!(at(&wanted, Failures::default()), Decision::Issue(Reason::Requested));
+        let failures = Failures { count: 2, next_attempt: Some(NOW + hours(9)), same_spec: true };
+        assert!(matches!(at(&wanted, failures), Decision::Wait { until, .. } if until == NOW + hours(9)));
+        wanted.requested = Some(NOW + hours(2));
+        wanted.renewed = true;
+        assert!(matches!(at(&wanted, failures), Decision::Wait { until, .. } if until == NOW + hours(2)));
+        let window = waxwing_acme::Window::new("0 0 1 1 *", Duration::from_mins(1), "UTC").unwrap();
+        wanted.windows = waxwing_acme::Windows::new(vec![window]);
+        wanted.requested = Some(NOW);
+        let fresh = stored(leaf_of(&["a.example"], 24, 89 * 24));
+        let decision = decide(&wanted, &fresh, None, Failures::default(), None, 0, NOW);
+        assert_eq!(decision, Decision::Issue(Reason::Requested));
     }
 
     proptest! {

@@ -218,7 +218,7 @@ impl Line<'_> {
         order_url: Option<String>,
     ) -> Result<Rest, Interrupted> {
         let now = Timestamp::now();
-        let failures = status::failures(&self.certificate);
+        let failures = status::failures(&self.certificate, now);
         let count = if failures.same_spec { failures.count } else { 0 };
         let lifetime = decide::leaf(stored).map(|leaf| decide::until(leaf.not_after, leaf.not_before));
         let attempt = u32::try_from(count).unwrap_or_default().saturating_add(1);

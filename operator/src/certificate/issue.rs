@@ -21,6 +21,7 @@ use super::host_gate::HostGate;
 use super::key_encoding;
 use super::order_secret::OrderSecret;
 use super::renewal::{self, Due};
+use super::renewal_request;
 use super::reporter::Reporter;
 use super::revocation::{RevocationWatch, leave_order_with, may_ask};
 use super::setback::{Setback, passed_over};
@@ -97,7 +98,7 @@ pub async fn issue(context: &Context, certificate: Arc<Certificate>) -> Result<R
         return line.refuse(&wanted, &Stored::Absent, None, refusal, now).await;
     }
     let mut stored = target_secret::read(&line.secrets, &wanted.secret_name, &line.name).await?;
-    let failures = status::failures(&line.certificate);
+    let failures = status::failures(&line.certificate, now);
     let journal = OrderSecret::of(
         &context.client,
         &context.own_namespace,
@@ -243,7 +244,7 @@ impl<'a> Line<'a> {
     /// The issuer to rehearse at now, if there is one and it is ready.
     async fn rehearsal(&self, issuer: &ReadyIssuer) -> Option<Arc<ReadyIssuer>> {
         let (key, when) = issuer.rehearsal.as_ref()?;
-        let failures = status::failures(&self.certificate);
+        let failures = status::failures(&self.certificate, Timestamp::now());
         let due = match when {
             RehearseWhen::Always => true,
             RehearseWhen::AfterFailure => failures.same_spec && failures.count > 0,
@@ -362,7 +363,9 @@ impl<'a> Line<'a> {
         now: Timestamp,
     ) -> Due {
         let suggested = advice.map(|advice| advice.window);
-        renewal::due(wanted, leaf, suggested, self.seed, now)
+        let status = self.certificate.status.as_ref();
+        let issued = leaf.map(|leaf| renewal_request::last_issuance(status, leaf, now));
+        renewal::due(wanted, leaf, issued, suggested, self.seed, now)
     }
 
     /// Whether the cache knows of an open order. Right before newOrder the API server is asked.

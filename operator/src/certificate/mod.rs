@@ -15,6 +15,7 @@ pub mod issue;
 pub mod key_encoding;
 pub mod order_secret;
 pub mod renewal;
+pub mod renewal_request;
 pub mod reporter;
 pub mod revocation;
 pub mod setback;

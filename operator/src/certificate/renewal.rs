@@ -12,6 +12,8 @@ use super::wanted::Wanted;
 pub struct Due {
     /// The time; none if there never is one.
     pub at: Option<Timestamp>,
+    /// Whether it is the time that its owner asks for.
+    pub requested: bool,
     /// Whether an earlier time has gone by unused, and this is in the next window.
     pub postponed: bool,
     /// What is to be said about it.
@@ -27,11 +29,12 @@ pub struct Remark {
     pub text: String,
 }
 
-/// When the stored `leaf` is to be renewed. `suggested` is what the CA says of it; `seed` spreads renewals: stable for
+/// When the stored `leaf`, issued at `issued`, is to be renewed. `suggested` is what the CA says of it; `seed` spreads renewals: stable for
 /// one Certificate.
 pub fn due(
     wanted: &Wanted,
     leaf: Option<&Leaf>,
+    issued: Option<Timestamp>,
     suggested: Option<SuggestedWindow>,
     seed: u64,
     now: Timestamp,
@@ -39,13 +42,31 @@ pub fn due(
     let ignored = |text: &String| Remark { event: Some(reason::RENEWAL_SPEC_IGNORED), text: text.clone() };
     let mut due = Due { remarks: wanted.ignored.iter().map(ignored).collect(), ..Due::default() };
     let Some(leaf) = leaf else { return due };
-    if !wanted.renewed {
+    if wanted.renewed {
+        for_its_age(&mut due, wanted, leaf, suggested, seed, now);
+    } else {
         due.remarks.push(Remark { event: None, text: NOT_RENEWED.into() });
-        return due;
     }
+    // An issuance since then was the renewal.
+    let open = wanted.requested.filter(|requested| issued.is_none_or(|issued| issued < *requested));
+    if let Some(requested) = open.filter(|requested| due.at.is_none_or(|at| *requested < at)) {
+        due.at = Some(requested);
+        due.requested = true;
+    }
+    due
+}
+
+fn for_its_age(
+    due: &mut Due,
+    wanted: &Wanted,
+    leaf: &Leaf,
+    suggested: Option<SuggestedWindow>,
+    seed: u64,
+    now: Timestamp,
+) {
     let lifetime = until(leaf.not_after, leaf.not_before);
     if wanted.renew_before.is_some_and(|before| before >= lifetime) {
-        due.remarks.push(ignored(&TOO_EARLY.into()));
+        due.remarks.push(Remark { event: Some(reason::RENEWAL_SPEC_IGNORED), text: TOO_EARLY.into() });
     }
     let wishes = RenewalWishes {
         renew_before: wanted.renew_before,
@@ -59,7 +80,6 @@ pub fn due(
     if plan.fit == Fit::NoWindow {
         due.remarks.push(Remark { event: Some(reason::NO_WINDOW_FITS), text: NO_WINDOW.into() });
     }
-    due
 }
 
 const NOT_RENEWED: &str = "It isn't renewed: spec.renewal.policy is Disabled.";

@@ -16,6 +16,7 @@ use super::admit::Refusal;
 use super::advice::Advice;
 use super::decide::{Failures, Fault};
 use super::renewal::Due;
+use super::renewal_request::asked_since_failure;
 use super::target_secret::IssuedBy;
 use crate::issuer::IssuerKey;
 
@@ -94,12 +95,12 @@ pub struct Notice {
 }
 
 /// What the status remembers of failed attempts at the spec as it is now.
-pub fn failures(certificate: &Certificate) -> Failures {
+pub fn failures(certificate: &Certificate, now: Timestamp) -> Failures {
     let Some(status) = &certificate.status else { return Failures::default() };
     Failures {
         count: status.failed_issuance_attempts.unwrap_or_default().max(0),
         next_attempt: status.next_attempt_time.as_ref().map(|time| time.0),
-        same_spec: attempted_this_spec(certificate),
+        same_spec: !starts_afresh(certificate, now),
     }
 }
 
@@ -108,10 +109,10 @@ pub fn report(certificate: &Certificate, held: &Held<'_>, outcome: &Outcome, now
     let before = certificate.status.clone().unwrap_or_default();
     let generation = certificate.metadata.generation;
     let mut status = before.clone();
-    if !attempted_this_spec(certificate) {
+    if starts_afresh(certificate, now) {
         forget_failures(&mut status);
     }
-    let mut event = describe_held(&mut status, &before, held)
+    let mut event = describe_held(&mut status, &before, held, now)
         .or_else(|| revocation(&before, held))
         .or_else(|| suggestion(&before, held));
     let ready = ready(held);
@@ -192,6 +193,7 @@ fn describe_held(
     status: &mut CertificateStatus,
     before: &CertificateStatus,
     held: &Held<'_>,
+    now: Timestamp,
 ) -> Option<Notice> {
     status.not_before = held.leaf.map(|leaf| Time(leaf.not_before));
     status.not_after = held.leaf.map(|leaf| Time(leaf.not_after));
@@ -220,6 +222,7 @@ fn describe_held(
     if held.fault.is_some() || before.serial_number.as_ref() == Some(&leaf.serial) {
         return None;
     }
+    status.last_issuance_time = Some(Time(seconds(now)));
     status.revision = Some(before.revision.unwrap_or_default().max(0).saturating_add(1));
     let by = held.issued_by.map(|by| format!(" from {} {}", by.kind, by.name)).unwrap_or_default();
     Some(Notice {
@@ -283,6 +286,11 @@ fn fallback(held: &Held<'_>) -> String {
         ),
         _ => String::new(),
     }
+}
+
+/// Whether no attempt that failed counts any more: the spec is another one, or someone has asked for a renewal since.
+fn starts_afresh(certificate: &Certificate, now: Timestamp) -> bool {
+    !attempted_this_spec(certificate) || asked_since_failure(certificate, now)
 }
 
 fn attempted_this_spec(certificate: &Certificate) -> bool {
@@ -400,7 +408,7 @@ mod tests {
         leaf: None,
         issued_by: None,
         first_choice: None,
-        due: Due { at: None, postponed: false, remarks: Vec::new() },
+        due: Due { at: None, requested: false, postponed: false, remarks: Vec::new() },
         advice: None,
         fault: Some(Fault::DoesNotExist),
     };
@@ -421,6 +429,7 @@ mod tests {
         let outcome = Outcome::Issued { order_url: "https://ca.example/order/1".into(), passed_over: None };
         let first = report(&certificate, &holding(&leaf), &outcome, NOW);
         assert_eq!(first.status.revision, Some(1));
+        assert_eq!(first.status.last_issuance_time, Some(Time(NOW)));
         assert_eq!(first.event.unwrap().note, "Stored a certificate for a.example.");
         certificate.status = Some(first.status.clone());
         let later = NOW + jiff::SignedDuration::from_hours(1);
@@ -461,9 +470,9 @@ mod tests {
             assert!(!note.contains(char::is_numeric) || note.contains("203.0.113.7"), "{note}");
             certificate.status = Some(report.status);
         }
-        assert!(failures(&certificate).same_spec);
+        assert!(failures(&certificate, NOW).same_spec);
         certificate.metadata.generation = Some(2);
-        assert!(!failures(&certificate).same_spec);
+        assert!(!failures(&certificate, NOW).same_spec);
         let report = report(&certificate, &EMPTY, &failed(60), NOW);
         assert_eq!(report.status.failed_issuance_attempts, Some(1));
     }
@@ -514,8 +523,7 @@ mod tests {
     fn what_is_not_renewed_has_no_renewal_time() {
         let leaf = leaf("01");
         let mut held = holding(&leaf);
-        held.due =
-            Due { at: None, postponed: false, remarks: vec![Remark { event: None, text: "So.".into() }] };
+        held.due = Due { remarks: vec![Remark { event: None, text: "So.".into() }], ..Due::default() };
         held.fault = Some(Fault::Expired);
         let report = report(&certificate(&["a.example"]), &held, &Outcome::Kept, NOW);
         assert_eq!(report.status.renewal_time, None);
@@ -525,6 +533,21 @@ mod tests {
             (ready.reason.as_str(), ready.message.as_str()),
             (reason::EXPIRED, "The stored certificate has expired. So.")
         );
+    }
+
+    #[test]
+    fn a_renewal_that_is_asked_for_starts_afresh() {
+        let mut certificate = certificate(&["a.example"]);
+        certificate.status = Some(report(&certificate, &EMPTY, &failed(3600), NOW).status);
+        let later = NOW + jiff::SignedDuration::from_mins(1);
+        certificate.metadata.annotations =
+            Some([(waxwing_api::labels::RENEW.to_owned(), later.to_string())].into());
+        assert!(failures(&certificate, NOW).same_spec, "not yet");
+        assert!(!failures(&certificate, later).same_spec);
+        let again = report(&certificate, &EMPTY, &failed(60), later);
+        assert_eq!(again.status.failed_issuance_attempts, Some(1));
+        certificate.status = Some(again.status);
+        assert!(failures(&certificate, later).same_spec, "and no loop");
     }
 
     #[test]

@@ -16,7 +16,7 @@ use kube_runtime::reflector::ObjectRef;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tracing::Instrument;
-use waxwing_api::Certificate;
+use waxwing_api::{Certificate, labels};
 
 use super::decide;
 use super::issue::{Context, Interrupted, Rest, issue};
@@ -40,6 +40,8 @@ enum Entry {
         number: u64,
         intent: Intent,
         generation: Option<i64>,
+        /// A renewal that was asked for, as the task knows it.
+        request: Option<String>,
         task: AbortHandle,
         /// Something has happened that the task may not have seen.
         again: bool,
@@ -76,8 +78,11 @@ impl CertificateTasks {
         let mut table = self.shared.table.lock().unwrap_or_else(PoisonError::into_inner);
         let mut interruptions = 0;
         match table.get_mut(&uid) {
-            Some(Entry::Running { intent: running, generation, again, .. }) if *running == intent => {
-                *again |= *generation != certificate.metadata.generation;
+            Some(Entry::Running { intent: running, generation, request, again, .. })
+                if *running == intent =>
+            {
+                *again |=
+                    *generation != certificate.metadata.generation || *request != requested(certificate);
                 return None;
             }
             Some(Entry::Running { task, .. }) => {
@@ -96,8 +101,8 @@ impl CertificateTasks {
         }
         let number = self.shared.started.fetch_add(1, Ordering::Relaxed);
         let task = self.spawn(number, uid.clone(), Arc::clone(certificate), interruptions);
-        let generation = certificate.metadata.generation;
-        table.insert(uid, Entry::Running { number, intent, generation, task, again: false });
+        let (generation, request) = (certificate.metadata.generation, requested(certificate));
+        table.insert(uid, Entry::Running { number, intent, generation, request, task, again: false });
         None
     }
 
@@ -185,6 +190,10 @@ impl Intent {
             (names, &spec.common_name, &spec.issuer_ref, &spec.private_key, &spec.profile, &spec.secret_name);
         Self(serde_json::to_string(&fields).unwrap_or_default())
     }
+}
+
+fn requested(certificate: &Certificate) -> Option<String> {
+    certificate.annotations().get(labels::RENEW).cloned()
 }
 
 /// The first pause after an interruption; each further one doubles it.

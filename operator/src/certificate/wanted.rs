@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use thiserror::Error;
 use waxwing_acme::{Identifier, KeyAlgorithm, Window, Windows};
 use waxwing_api::{
@@ -10,6 +11,7 @@ use waxwing_api::{
     RenewalPolicy, RotationPolicy, labels,
 };
 
+use super::renewal_request;
 use super::target_secret::{IssuedBy, Stored, Wrapping};
 use crate::issuer::IssuerKey;
 
@@ -40,6 +42,8 @@ pub struct Wanted {
     pub renewed: bool,
     /// When a renewal is welcome.
     pub windows: Windows,
+    /// When its owner asks for a renewal, whatever else is so.
+    pub requested: Option<Timestamp>,
     /// What can't be followed of what is said about renewals, a sentence each. None of it stops an issuance.
     pub ignored: Vec<String>,
     /// The target Secret's name.
@@ -84,7 +88,11 @@ impl Wanted {
         let fallbacks = spec.fallback_issuer_refs.iter().map(referred).collect::<Result<_, _>>()?;
         let private_key = spec.key();
         let renewal = spec.renewal.clone().unwrap_or_default();
-        let (windows, ignored) = windows(&renewal);
+        let (windows, mut ignored) = windows(&renewal);
+        let requested = renewal_request::requested(certificate).unwrap_or_else(|why| {
+            ignored.push(why);
+            None
+        });
         Ok(Self {
             common_name: spec.common_name.as_ref().map(|name| name.to_ascii_lowercase()),
             profile: spec.profile.clone(),
@@ -97,6 +105,7 @@ impl Wanted {
                 .and_then(|percent| u8::try_from(percent).ok()),
             renewed: renewal.policy != RenewalPolicy::Disabled,
             windows,
+            requested,
             ignored,
             secret_name: spec.secret_name.clone(),
             wrapping: wrapping(certificate.metadata.name.as_deref().unwrap_or_default(), spec, &names),

@@ -1,7 +1,9 @@
 //! The command line: a file for each verb.
 
+mod cluster;
 mod crds;
 mod probe;
+mod renew;
 mod run;
 mod solver;
 
@@ -23,6 +25,8 @@ enum Command {
     Crds(crds::Crds),
     /// Ask whether the responder answers at an address: what `helm test` runs
     Probe(probe::Probe),
+    /// Ask for renewals
+    Renew(renew::Renew),
     /// Run the operator
     Run(Box<run::Run>),
     /// Answer challenges of a few names: what a solver pod runs
@@ -37,6 +41,7 @@ impl Cli {
         match self.command {
             Command::Crds(crds) => Ok(crds.run()?),
             Command::Probe(probe) => Ok(probe.run().await?),
+            Command::Renew(renew) => Ok(renew.run().await?),
             Command::Run(run) => Ok(run.run().await?),
             Command::Solver(solver) => Ok(solver.run().await?),
             Command::Version => {
