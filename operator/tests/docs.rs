@@ -51,7 +51,7 @@ fn every_field_is_documented() {
 #[test]
 fn every_flag_is_documented() {
     let page = page("command-line.md");
-    for verb in ["run", "renew", "crds"] {
+    for verb in ["run", "renew", "status", "crds"] {
         let help = Command::new(env!("CARGO_BIN_EXE_waxwing")).args([verb, "--help"]).output().unwrap();
         let help = String::from_utf8(help.stdout).unwrap();
         let flags: BTreeSet<&str> = help

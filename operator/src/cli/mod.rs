@@ -1,11 +1,13 @@
 //! The command line: a file for each verb.
 
+mod certificate_page;
 mod cluster;
 mod crds;
 mod probe;
 mod renew;
 mod run;
 mod solver;
+mod status;
 
 use std::error::Error;
 
@@ -31,6 +33,8 @@ enum Command {
     Run(Box<run::Run>),
     /// Answer challenges of a few names: what a solver pod runs
     Solver(solver::Solver),
+    /// Say on one page how a Certificate is
+    Status(status::Status),
     /// Print the version
     Version,
 }
@@ -44,6 +48,7 @@ impl Cli {
             Command::Renew(renew) => Ok(renew.run().await?),
             Command::Run(run) => Ok(run.run().await?),
             Command::Solver(solver) => Ok(solver.run().await?),
+            Command::Status(status) => Ok(status.run().await?),
             Command::Version => {
                 println!("waxwing {}", env!("CARGO_PKG_VERSION"));
                 Ok(())
