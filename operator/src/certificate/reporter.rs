@@ -46,7 +46,7 @@ impl Reporter {
         let mut certificate = self.current();
         let mut tries = TRIES;
         loop {
-            let Report { status, event, remark } = status::report(&certificate, held, outcome, now);
+            let Report { status, event, remarks } = status::report(&certificate, held, outcome, now);
             let before = certificate.status.as_ref().map_or(Ok(Value::Null), serde_json::to_value);
             let (Ok(before), Ok(after)) = (before, serde_json::to_value(&status)) else {
                 // Both are plain data of ours: nothing in them can't be written as JSON.
@@ -84,7 +84,7 @@ impl Reporter {
                 held.fault.is_none() && held.leaf.is_some(),
                 held.leaf.map(|leaf| leaf.not_after),
             );
-            for notice in [event, remark].into_iter().flatten() {
+            for notice in event.into_iter().chain(remarks) {
                 let kind = if notice.warning { EventKind::Warning } else { EventKind::Normal };
                 self.events
                     .publish(&events::reference(&*certificate), kind, notice.reason, &notice.note)

@@ -15,7 +15,7 @@ use waxwing_api::{
 use super::admit::Refusal;
 use super::advice::Advice;
 use super::decide::{Failures, Fault};
-use super::renewal::Due;
+use super::renewal::{Due, Remark};
 use super::renewal_request::asked_since_failure;
 use super::target_secret::IssuedBy;
 use crate::issuer::IssuerKey;
@@ -79,8 +79,8 @@ pub struct Report {
     pub status: CertificateStatus,
     /// At most one Event about what happened.
     pub event: Option<Notice>,
-    /// And one about what is said of renewals and can't be followed, when that is new.
-    pub remark: Option<Notice>,
+    /// And those about what is said of renewals and can't be followed, when that is new.
+    pub remarks: Vec<Notice>,
 }
 
 /// An Event's content.
@@ -116,7 +116,7 @@ pub fn report(certificate: &Certificate, held: &Held<'_>, outcome: &Outcome, now
         .or_else(|| revocation(&before, held))
         .or_else(|| suggestion(&before, held));
     let ready = ready(held);
-    let remark = remark(&before, held, &ready);
+    let remarks = remarks(&before, held, &ready);
     set(&mut status.conditions, ready, generation, now);
 
     let issuing = match outcome {
@@ -164,7 +164,7 @@ pub fn report(certificate: &Certificate, held: &Held<'_>, outcome: &Outcome, now
     if let Some((is_true, reason, message)) = issuing {
         set(&mut status.conditions, condition(reason::ISSUING, is_true, reason, message), generation, now);
     }
-    Report { status, event, remark }
+    Report { status, event, remarks }
 }
 
 /// The merge patch that turns one JSON value into another: what is gone becomes null.
@@ -267,14 +267,15 @@ fn ready(held: &Held<'_>) -> Condition {
     condition(reason::READY, is_true, reason, message)
 }
 
-/// The first remark that is worth an Event, unless the condition says it already.
-fn remark(before: &CertificateStatus, held: &Held<'_>, ready: &Condition) -> Option<Notice> {
+/// The remarks that are worth an Event, unless the condition says them already.
+fn remarks(before: &CertificateStatus, held: &Held<'_>, ready: &Condition) -> Vec<Notice> {
     let said = find(&before.conditions, reason::READY).map_or("", |condition| condition.message.as_str());
     let news = |text: &str| !said.contains(text) && ready.message.contains(text);
-    held.due.remarks.iter().find_map(|remark| {
+    let notice = |remark: &Remark| {
         let reason = remark.event.filter(|_| news(&remark.text))?;
         Some(Notice { warning: true, reason, note: remark.text.clone() })
-    })
+    };
+    held.due.remarks.iter().filter_map(notice).collect()
 }
 
 /// A sentence where the stored certificate isn't from the first choice.
@@ -373,7 +374,6 @@ pub fn sentence(text: &str) -> String {
 mod tests {
     use serde_json::json;
 
-    use super::super::renewal::Remark;
     use super::super::wanted::tests::certificate;
     use super::*;
 
@@ -511,12 +511,12 @@ mod tests {
         held.due.remarks.push(Remark { event: Some(reason::NO_WINDOW_FITS), text: text.clone() });
         let first = report(&certificate, &held, &Outcome::Kept, NOW);
         assert_eq!(first.event.unwrap().reason, reason::ISSUED, "beside what happened");
-        assert_eq!(first.remark.unwrap().note, text);
+        assert_eq!(first.remarks.iter().map(|notice| &notice.note).collect::<Vec<_>>(), [&text]);
         let ready = find(&first.status.conditions, reason::READY).unwrap();
         assert_eq!(ready.message, format!("The Secret holds a certificate for a.example. {text}"));
         certificate.status = Some(first.status.clone());
         let second = report(&certificate, &held, &Outcome::Kept, NOW);
-        assert_eq!((second.remark, second.status), (None, first.status));
+        assert_eq!((second.remarks, second.status), (Vec::new(), first.status));
     }
 
     #[test]
@@ -527,7 +527,7 @@ mod tests {
         held.fault = Some(Fault::Expired);
         let report = report(&certificate(&["a.example"]), &held, &Outcome::Kept, NOW);
         assert_eq!(report.status.renewal_time, None);
-        assert_eq!(report.remark, None, "as its owner wants it");
+        assert_eq!(report.remarks, [], "as its owner wants it");
         let ready = find(&report.status.conditions, reason::READY).unwrap();
         assert_eq!(
             (ready.reason.as_str(), ready.message.as_str()),
