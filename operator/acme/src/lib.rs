@@ -21,6 +21,7 @@ mod http;
 pub mod issued;
 mod journal;
 mod key;
+pub mod limits;
 mod nonces;
 mod obtain;
 mod order;
