@@ -68,6 +68,11 @@ impl Dns {
         self.post("add-aaaa", json!({"host": name, "addresses": six})).await
     }
 
+    /// Sets the address of a name that nothing was set for before.
+    pub async fn add(&self, name: &str, address: IpAddr) -> Result<(), Error> {
+        self.post("add-a", json!({"host": name, "addresses": [address]})).await
+    }
+
     /// Answers every question about a name with SERVFAIL.
     pub async fn fail(&self, name: &str) -> Result<(), Error> {
         self.post("set-servfail", json!({"host": name})).await

@@ -7,7 +7,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::schema;
+use crate::{AcmeRate, schema};
 
 /// An ACME CA (RFC 8555), the account there, and how its challenges are solved.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -80,7 +80,7 @@ pub struct Acme {
     #[serde(default, rename = "skipTLSVerify", skip_serializing_if = "Option::is_none")]
     pub skip_tls_verify: Option<bool>,
 
-    /// Experimental. How much is asked of the CA at once.
+    /// Experimental. How much is asked of the CA at once, and how much in which time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limits: Option<AcmeLimits>,
 
@@ -206,6 +206,16 @@ pub struct AcmeLimits {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 256))]
     pub concurrent_requests: Option<i32>,
+
+    /// Experimental. What this CA allows, at most 16 rates: what would exceed one waits, and says until when. A rate
+    /// replaces those that Waxwing knows of the CA for the same scope, which it does for Let's Encrypt.
+    /// Default: what is known.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    #[x_kube(validation = Rule::new("self.all(a, self.exists_one(b, a.scope == b.scope && a.period == b.period))")
+        .message("write one rate for each scope and period: of two, the lower one applies"))]
+    pub rates: Vec<AcmeRate>,
 }
 
 /// One way of solving challenges.

@@ -7,7 +7,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{CertificateRenewal, GROUP, GoDuration, schema};
+use crate::{CertificateRenewal, GROUP, GoDuration, LimitUse, schema};
 
 /// Which names are wanted, from which issuer, in which Secret.
 #[derive(CustomResource, KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -417,6 +417,13 @@ pub struct CertificateAcmeStatus {
     /// What the CA suggests for the renewal of the stored certificate (ARI, RFC 9773).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ari: Option<RenewalInformation>,
+
+    /// Experimental. What the last 10 attempts at most have used of the CA's limits, so that these are kept to after a
+    /// restart.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 10))]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    pub limits_used: Vec<LimitUse>,
 }
 
 /// What the CA suggests for a renewal (ARI, RFC 9773).

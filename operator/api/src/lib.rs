@@ -34,6 +34,7 @@ mod crds;
 mod duration;
 mod issuer;
 pub mod labels;
+mod limits;
 pub mod reason;
 mod renewal;
 mod schema;
@@ -55,6 +56,7 @@ pub use issuer::{
     AcmeIssuer, AllowRule, ClusterIssuer, ClusterIssuerSpec, Issuer, IssuerAcmeStatus, IssuerSpec,
     IssuerStatus,
 };
+pub use limits::{AcmeRate, LimitUse, RateScope};
 pub use renewal::{CertificateRenewal, CertificateRenewalWindow, RenewalPolicy};
 
 /// The API group of every kind in this crate.

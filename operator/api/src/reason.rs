@@ -49,6 +49,8 @@ pub const SECRET_UNUSABLE: &str = "SecretUnusable";
 pub const INVALID_SPEC: &str = "InvalidSpec";
 /// Issuing, `False`: another Certificate writes the same Secret.
 pub const SECRET_CONFLICT: &str = "SecretConflict";
+/// Issuing, `False`: a limit of the CA is used up; the message says which, and until when.
+pub const RATE_LIMITED: &str = "RateLimited";
 /// Issuing, `False`: the last attempt failed, and only a change can make it pass.
 pub const FAILED: &str = "Failed";
 /// Issuing, `False`: the last attempt failed; the next is at `status.nextAttemptTime`.

@@ -159,6 +159,7 @@ mod tests {
             serial_number: Some("01".into()),
             acme: Some(CertificateAcmeStatus {
                 order_url: None,
+                limits_used: Vec::new(),
                 ari: Some(RenewalInformation { suggested_window: window, explanation_url: None }),
             }),
             ..CertificateStatus::default()

@@ -142,13 +142,33 @@ fn disturbances(
             Change::Applied(_) | Change::Deleted(_) | Change::Resynced => Vec::new(),
         })
     };
-    let all: [BoxStream<'static, Vec<Arc<Certificate>>>; 6] = [
+    // The turn of one that waits for a limit may have come early.
+    let by_budget = {
+        let (store, freed) = (store.clone(), context.budget.freed());
+        stream::unfold(freed, move |mut freed| {
+            let store = store.clone();
+            async move {
+                let looks = match freed.recv().await {
+                    Ok(uid) => having(&store, |certificate| {
+                        certificate.metadata.uid.as_deref() == Some(uid.as_str())
+                    }),
+                    Err(RecvError::Lagged(_)) => {
+                        having(&store, |certificate| stopped_by(certificate, reason::RATE_LIMITED))
+                    }
+                    Err(RecvError::Closed) => return None,
+                };
+                Some((looks, freed))
+            }
+        })
+    };
+    let all: [BoxStream<'static, Vec<Arc<Certificate>>>; 7] = [
         by_issuer.boxed(),
         by_secret.boxed(),
         by_ingress.boxed(),
         by_route.boxed(),
         by_certificate.boxed(),
         by_order.boxed(),
+        by_budget.boxed(),
     ];
     let tasks = tasks.clone();
     stream::select_all(all).flat_map(move |certificates| {
@@ -191,6 +211,7 @@ async fn sweep(context: &Context, tasks: &CertificateTasks) {
             Some(Sweep::Gone(certificate)) => {
                 tasks.forget(certificate.metadata.uid.as_deref().unwrap_or_default());
                 let namespace = certificate.namespace().unwrap_or_default();
+                context.budget.forget(certificate.metadata.uid.as_deref().unwrap_or_default());
                 context.advisor.forget(certificate.metadata.uid.as_deref().unwrap_or_default());
                 context.revocations.forget(certificate.metadata.uid.as_deref().unwrap_or_default());
                 context.metrics.forget_certificate(&namespace, &certificate.name_any());
@@ -218,6 +239,7 @@ async fn sweep_once(context: &Context, tasks: &CertificateTasks) -> bool {
     for uid in tasks.known() {
         if !alive.contains(&uid) {
             tasks.forget(&uid);
+            context.budget.forget(&uid);
         }
     }
     let mut clean = true;

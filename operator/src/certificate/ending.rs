@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use waxwing_acme::limits::{Scope, Wait};
 use waxwing_acme::{
     Actor, Class, Journal, ObtainError, ObtainErrorKind, PairError, Retry, backoff, diagnose,
 };
-use waxwing_api::reason;
+use waxwing_api::{LimitUse, reason};
 
 use super::FIELD_MANAGER;
 use super::admit::Refusal;
@@ -17,7 +18,7 @@ use super::issue::{Interrupted, Line, Rest};
 use super::order_secret::OrderSecret;
 use super::renewal::Due;
 use super::setback::{Setback, passed_over};
-use super::status::{self, Failure, Held, Outcome, sentence};
+use super::status::{self, Failure, Held, Limited, Outcome, sentence};
 use super::target_secret::{self, Stored};
 use super::wanted::{Wanted, WantedError};
 use crate::issuer::ReadyIssuer;
@@ -119,7 +120,10 @@ impl Line<'_> {
         mut setbacks: Vec<Setback>,
         now: Timestamp,
     ) -> Result<Rest, Interrupted> {
-        let told = setbacks.iter().rposition(Setback::is_failure).unwrap_or_default();
+        let used: Vec<LimitUse> = setbacks.iter().filter_map(Setback::used).cloned().collect();
+        let until = setbacks.iter().filter_map(Setback::until).min();
+        let waits = || setbacks.iter().position(|setback| setback.until().is_some());
+        let told = setbacks.iter().rposition(Setback::is_failure).or_else(waits).unwrap_or_default();
         if told >= setbacks.len() {
             return Ok(self.rest_until(now));
         }
@@ -133,10 +137,41 @@ impl Line<'_> {
                 }
                 self.refuse(wanted, stored, Some(journal), refusal, now).await
             }
-            Setback::Failed { issuer, error } => {
-                self.fail(wanted, stored, &issuer, journal, error, passed_over).await
+            Setback::Limited { issuer, wait } => {
+                let wait = Wait { until: until.unwrap_or(wait.until), ..wait };
+                self.limited(wanted, stored, &issuer, &wait, passed_over, now).await
+            }
+            Setback::Failed { issuer, error, .. } => {
+                self.fail(wanted, stored, &issuer, journal, error, (passed_over, used)).await
             }
         }
+    }
+
+    /// A limit of the CA's is used up: nothing runs until the time named.
+    async fn limited(
+        &self,
+        wanted: &Wanted,
+        stored: &Stored,
+        issuer: &ReadyIssuer,
+        wait: &Wait,
+        passed_over: Option<String>,
+        now: Timestamp,
+    ) -> Result<Rest, Interrupted> {
+        tracing::info!(because = %wait, until = %wait.until, "a limit of the CA is used up");
+        let what = Wait { ahead: 0, left: 0, ..wait.clone() };
+        let limited = Limited {
+            message: format!(
+                "{}: {wait}. The next attempt is at {}; {}.{}",
+                issuer.key,
+                wait.until,
+                instead(wait.scope),
+                passed_over.map(|others| format!(" {others}")).unwrap_or_default()
+            ),
+            note: sentence(&format!("{}: {what}", issuer.key)),
+        };
+        let version =
+            self.reporter.report(&self.held(wanted, stored, now), &Outcome::Limited(limited), now).await?;
+        Ok(Rest { wake: wait.until, version })
     }
 
     async fn fail(
@@ -146,7 +181,7 @@ impl Line<'_> {
         issuer: &Arc<ReadyIssuer>,
         journal: &OrderSecret,
         error: ObtainError,
-        passed_over: Option<String>,
+        (passed_over, used): (Option<String>, Vec<LimitUse>),
     ) -> Result<Rest, Interrupted> {
         if stands_on_api_server(&error) {
             return Err(error.into());
@@ -186,7 +221,7 @@ impl Line<'_> {
         {
             tracing::warn!(%error, "the order Secret is left for later");
         }
-        self.back_off(wanted, stored, &class, message, order_url).await
+        self.back_off(wanted, stored, &class, message, (order_url, used)).await
     }
 
     /// The certificate is signed but couldn't be stored: the order keeps it, the next look fetches it again.
@@ -203,7 +238,7 @@ impl Line<'_> {
                 "{error}. The certificate from {} is signed and waits; allow {FIELD_MANAGER} to write this Secret",
                 issuer.key
             );
-            return self.back_off(wanted, stored, &class, message, None).await;
+            return self.back_off(wanted, stored, &class, message, (None, Vec::new())).await;
         }
         // Conflicts and outages: what is true now is decided on anew.
         Err(error.into())
@@ -215,7 +250,7 @@ impl Line<'_> {
         stored: &Stored,
         class: &Class,
         message: String,
-        order_url: Option<String>,
+        (order_url, used): (Option<String>, Vec<LimitUse>),
     ) -> Result<Rest, Interrupted> {
         let now = Timestamp::now();
         let failures = status::failures(&self.certificate, now);
@@ -227,6 +262,7 @@ impl Line<'_> {
             needs_change: class.retry == Retry::AfterChange,
             next_attempt: backoff(attempt, class, now, lifetime, self.seed),
             order_url,
+            used,
         };
         let next = failure.next_attempt;
         let reason = if failure.needs_change { reason::FAILED } else { reason::BACKING_OFF };
@@ -249,6 +285,24 @@ impl Line<'_> {
             advice: self.advice.clone(),
             fault: decide::serving(wanted, stored, now).err(),
         }
+    }
+}
+
+/// What helps beside waiting.
+const fn instead(scope: Scope) -> &'static str {
+    match scope {
+        Scope::Account => {
+            "for more at once, put names that belong together into one Certificate, name a fallback issuer, or ask the \
+             CA for a higher limit"
+        }
+        Scope::RegisteredDomain => {
+            "for more at once, put several names of the domain into one Certificate, name a fallback issuer, or ask the \
+             CA for a higher limit"
+        }
+        Scope::IdenticalNames => {
+            "find out why the same names are asked for so often; a certificate for other names may be issued now"
+        }
+        Scope::FailedValidations => "make the name reachable until then, or remove it",
     }
 }
 

@@ -9,11 +9,13 @@ use kube::{Api, Client, ResourceExt};
 use thiserror::Error;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::watch;
+use waxwing_acme::limits::{Applicant as Orderer, Settled};
 use waxwing_acme::{Issued, Journal, Leaf, ObtainError, Progress, Request, Step, obtain};
 use waxwing_api::{Certificate, RehearseWhen, labels, reason};
 
 use super::admit::{self, Facts, Refusal};
 use super::advice::{Advice, Advisor};
+use super::budget::{self, Budget};
 use super::candidates::candidates;
 use super::claims::claims;
 use super::decide::{self, Decision};
@@ -60,6 +62,8 @@ pub struct Context {
     pub advisor: Advisor,
     /// Which stored certificates were revoked.
     pub revocations: RevocationWatch,
+    /// What CAs allow.
+    pub budget: Budget,
 }
 
 /// When to look at the Certificate again if nothing happens until then, and what has been seen of it.
@@ -229,10 +233,16 @@ impl<'a> Line<'a> {
         // order, authorize, finalize
         if let Some(rehearsal) = self.rehearsal(&issuer).await {
             match self.obtain(wanted, stored, &rehearsal, journal).await {
-                Ok(_) => tracing::info!(issuer = %rehearsal.key, "the rehearsal passed"),
+                Ok(_) => {
+                    tracing::info!(issuer = %rehearsal.key, "the rehearsal passed");
+                    self.context.budget.settle(&rehearsal, &self.uid(), &Settled::Issued);
+                }
                 // It is there to save this CA's limits, not to stand in the way.
                 Err(Setback::Failed { error, .. }) if health::is_outage(&error) => {
                     tracing::info!(%error, issuer = %rehearsal.key, "there is no rehearsal");
+                }
+                Err(Setback::Limited { wait, .. }) => {
+                    tracing::info!(because = %wait, issuer = %rehearsal.key, "there is no rehearsal");
                 }
                 Err(setback) => return Err(setback),
             }
@@ -291,7 +301,12 @@ impl<'a> Line<'a> {
             advice: None,
             fault: None,
         };
-        let outcome = Outcome::Issued { order_url: issued.order_url, passed_over: passed_over(setbacks) };
+        let used = self.context.budget.settle(issuer, &self.uid(), &Settled::Issued);
+        let outcome = Outcome::Issued {
+            order_url: issued.order_url,
+            passed_over: passed_over(setbacks),
+            used: setbacks.iter().filter_map(Setback::used).cloned().chain(used).collect(),
+        };
         self.context.metrics.issuance(reason::ISSUED);
         let (reported, cleared) =
             tokio::join!(self.reporter.report(&held, &outcome, Timestamp::now()), journal.clear());
@@ -428,6 +443,24 @@ impl<'a> Line<'a> {
         admit::admit(wanted, key, &facts)
     }
 
+    /// Who asks for an order, as far as limits make a difference.
+    fn orderer(&self, wanted: &Wanted, stored: &Stored, issuer: &ReadyIssuer, now: Timestamp) -> Orderer {
+        let leaf = decide::leaf(stored);
+        let facts = budget::Facts {
+            leaf,
+            due: self.due(wanted, leaf, self.advice.as_ref(), now).at,
+            same_issuer: wanted.issuer_of(stored) == Some(&issuer.key),
+            replaces: replaces(wanted, stored, issuer)
+                .and_then(|_| self.advice.as_ref().map(|advice| advice.window)),
+            failures: status::failures(&self.certificate, now),
+        };
+        budget::applicant(&self.certificate, wanted, issuer, &facts, now)
+    }
+
+    fn uid(&self) -> String {
+        self.certificate.uid().unwrap_or_default()
+    }
+
     /// The engine's part. A step that lasts is told in the status, once.
     async fn obtain(
         &self,
@@ -440,6 +473,12 @@ impl<'a> Line<'a> {
         if passage.waited {
             // The world may have changed in the meantime.
             return Err(Setback::Outdated);
+        }
+        let orderer = self.orderer(wanted, stored, issuer, Timestamp::now());
+        if journal.account_url().await.as_deref() == Some(issuer.account.url()) {
+            self.context.budget.resume(issuer, &orderer);
+        } else if let Err(wait) = self.context.budget.admit(issuer, &orderer) {
+            return Err(Setback::Limited { issuer: Arc::clone(issuer), wait });
         }
         let reuse_key = match stored {
             Stored::Ours(ours) if wanted.keep_key && ours.revoked.is_none() => reusable_key(ours, wanted),
@@ -469,7 +508,10 @@ impl<'a> Line<'a> {
             never = self.tell_steps(wanted, stored, seen) => match never {},
         };
         self.context.issuers.attempted(issuer, result.as_ref().err(), Timestamp::now());
-        result.map_err(|error| Setback::Failed { issuer: Arc::clone(issuer), error })
+        result.map_err(|error| {
+            let used = self.context.budget.failed(issuer, &orderer, &error);
+            Setback::Failed { issuer: Arc::clone(issuer), error, used }
+        })
     }
 
     async fn tell_steps(

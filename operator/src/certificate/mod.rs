@@ -5,6 +5,7 @@
 
 pub mod admit;
 pub mod advice;
+pub mod budget;
 pub mod candidates;
 pub mod claims;
 pub mod controller;
@@ -13,6 +14,8 @@ mod ending;
 pub mod host_gate;
 pub mod issue;
 pub mod key_encoding;
+pub mod limits_used;
+mod memory;
 pub mod order_secret;
 pub mod renewal;
 pub mod renewal_request;

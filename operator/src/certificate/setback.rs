@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
+use waxwing_acme::limits::Wait;
 use waxwing_acme::{ObtainError, diagnose};
+use waxwing_api::LimitUse;
 
 use super::admit::Refusal;
 use super::candidates::is_about_this_ca;
@@ -25,6 +28,15 @@ pub enum Setback {
         issuer: Arc<ReadyIssuer>,
         /// How.
         error: ObtainError,
+        /// What the attempt has used of the CA's limits.
+        used: Option<LimitUse>,
+    },
+    /// A limit of its CA is used up.
+    Limited {
+        /// Which one.
+        issuer: Arc<ReadyIssuer>,
+        /// Which limit, and until when.
+        wait: Wait,
     },
     /// So much time has passed that everything is to be decided on anew.
     Outdated,
@@ -41,6 +53,7 @@ impl Setback {
         match self {
             Self::Refused { refusal, .. } => refusal.is_about_the_issuer(),
             Self::Failed { error, .. } => is_about_this_ca(error),
+            Self::Limited { .. } => true,
             Self::Outdated => false,
         }
     }
@@ -50,13 +63,30 @@ impl Setback {
         matches!(self, Self::Failed { .. })
     }
 
+    /// Until when a limit makes it wait, if that is what it is.
+    pub fn until(&self) -> Option<Timestamp> {
+        match self {
+            Self::Limited { wait, .. } => Some(wait.until),
+            _ => None,
+        }
+    }
+
+    /// What was used of the CA's limits.
+    pub fn used(&self) -> Option<&LimitUse> {
+        match self {
+            Self::Failed { used, .. } => used.as_ref(),
+            _ => None,
+        }
+    }
+
     /// For a list of issuers that were passed over.
     fn tell(&self) -> Option<String> {
         match self {
             Self::Refused { issuer, refusal } => {
                 Some(format!("{issuer} was passed over: {}", sentence(&refusal.message)))
             }
-            Self::Failed { issuer, error } => {
+            Self::Limited { issuer, wait } => Some(format!("{} was passed over: {wait}.", issuer.key)),
+            Self::Failed { issuer, error, .. } => {
                 let cause = diagnose(error, &error.evidence).cause;
                 Some(format!("{} was passed over: {} ({error}).", issuer.key, cause.trim_end_matches('.')))
             }

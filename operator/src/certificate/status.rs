@@ -9,12 +9,14 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use serde_json::{Map, Value};
 use waxwing_acme::Leaf;
 use waxwing_api::{
-    Certificate, CertificateStatus, IssuerKind, IssuerRef, RenewalInformation, SuggestedWindow, reason,
+    Certificate, CertificateStatus, IssuerKind, IssuerRef, LimitUse, RenewalInformation, SuggestedWindow,
+    reason,
 };
 
 use super::admit::Refusal;
 use super::advice::Advice;
 use super::decide::{Failures, Fault};
+use super::limits_used;
 use super::renewal::{Due, Remark};
 use super::renewal_request::asked_since_failure;
 use super::target_secret::IssuedBy;
@@ -50,9 +52,13 @@ pub enum Outcome {
         order_url: String,
         /// Which issuers were passed over, and why, in sentences.
         passed_over: Option<String>,
+        /// What was used of the CAs' limits.
+        used: Vec<LimitUse>,
     },
     /// An attempt is due, but not yet.
     Waiting,
+    /// An attempt is due, but a limit of the CA's is used up.
+    Limited(Limited),
     /// No attempt may be made.
     Refused(Refusal),
     /// An attempt failed.
@@ -70,6 +76,17 @@ pub struct Failure {
     pub next_attempt: Timestamp,
     /// The order, if there was one.
     pub order_url: Option<String>,
+    /// What was used of the CAs' limits.
+    pub used: Vec<LimitUse>,
+}
+
+/// A wait for a limit.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Limited {
+    /// Which limit of which CA, until when, and what to do.
+    pub message: String,
+    /// The same for an Event: without time and numbers that change.
+    pub note: String,
 }
 
 /// A status to write, and an Event to send with it.
@@ -129,14 +146,24 @@ pub fn report(certificate: &Certificate, held: &Held<'_>, outcome: &Outcome, now
         }
         Outcome::Waiting => None,
         Outcome::Working(step) => Some((true, reason::IN_PROGRESS, sentence(step))),
-        Outcome::Issued { order_url, passed_over } => {
+        Outcome::Issued { order_url, passed_over, used } => {
             forget_failures(&mut status);
             status.acme.get_or_insert_default().order_url = Some(order_url.clone());
+            limits_used::remember(&mut status, used, now);
             let others = passed_over.as_ref().map(|others| format!(" {others}")).unwrap_or_default();
             if let Some(event) = &mut event {
                 event.note.push_str(&others);
             }
             Some((false, reason::ISSUED, format!("The certificate was issued and stored.{others}")))
+        }
+        Outcome::Limited(limited) => {
+            let known = find(&before.conditions, reason::ISSUING)
+                .is_some_and(|condition| condition.reason == reason::RATE_LIMITED);
+            if !known {
+                event =
+                    Some(Notice { warning: true, reason: reason::RATE_LIMITED, note: limited.note.clone() });
+            }
+            Some((false, reason::RATE_LIMITED, limited.message.clone()))
         }
         Outcome::Refused(refusal) => {
             let message = sentence(&refusal.message);
@@ -157,6 +184,7 @@ pub fn report(certificate: &Certificate, held: &Held<'_>, outcome: &Outcome, now
             if let Some(order_url) = &failure.order_url {
                 status.acme.get_or_insert_default().order_url = Some(order_url.clone());
             }
+            limits_used::remember(&mut status, &failure.used, now);
             event = Some(Notice { warning: true, reason, note: message.clone() });
             Some((false, reason, message))
         }
@@ -419,6 +447,7 @@ mod tests {
             needs_change: false,
             next_attempt: NOW + jiff::SignedDuration::from_secs(next),
             order_url: None,
+            used: Vec::new(),
         })
     }
 
@@ -426,7 +455,11 @@ mod tests {
     fn an_issued_certificate_is_reported_once() {
         let mut certificate = certificate(&["a.example"]);
         let leaf = leaf("01");
-        let outcome = Outcome::Issued { order_url: "https://ca.example/order/1".into(), passed_over: None };
+        let outcome = Outcome::Issued {
+            order_url: "https://ca.example/order/1".into(),
+            passed_over: None,
+            used: Vec::new(),
+        };
         let first = report(&certificate, &holding(&leaf), &outcome, NOW);
         assert_eq!(first.status.revision, Some(1));
         assert_eq!(first.status.last_issuance_time, Some(Time(NOW)));
@@ -448,8 +481,11 @@ mod tests {
         let by = IssuedBy::from(&second);
         let held = Held { issued_by: Some(&by), first_choice: Some(&first), ..holding(&leaf) };
         let why = "ClusterIssuer first was passed over: It is down.";
-        let outcome =
-            Outcome::Issued { order_url: "https://ca.example/1".into(), passed_over: Some(why.into()) };
+        let outcome = Outcome::Issued {
+            order_url: "https://ca.example/1".into(),
+            passed_over: Some(why.into()),
+            used: Vec::new(),
+        };
         let issued = report(&certificate, &held, &outcome, NOW);
         let note = issued.event.unwrap().note;
         assert_eq!(note, format!("Stored a certificate for a.example from ClusterIssuer second. {why}"));

@@ -18,7 +18,7 @@ use waxwing_acme::{RevocationConfig, Revocations, SelfCheck, SelfCheckConfig};
 use waxwing_api::{GoDuration, ParseDurationError};
 
 use crate::{
-    certificate::{self, advice::Advisor, host_gate::HostGate, revocation::RevocationWatch},
+    certificate::{self, advice::Advisor, budget::Budget, host_gate::HostGate, revocation::RevocationWatch},
     issuer,
     runtime::{
         admin::{self, Readiness, ServeError},
@@ -446,6 +446,7 @@ impl Leading {
                 hosts: HostGate::default(),
                 advisor: Advisor::default(),
                 revocations: RevocationWatch::new(self.revocations.clone()),
+                budget: Budget::new(watches, Arc::clone(metrics)),
             },
             stop.clone(),
         );

@@ -9,8 +9,8 @@ use waxwing_acme::{
     ObtainError, ObtainErrorKind, Retry, TrustRoots, diagnose,
 };
 use waxwing_api::{
-    Acme, ExternalAccountBinding, IssuerAcmeStatus, PrivateKeySecretRef, RenewalInformationSource, labels,
-    reason,
+    Acme, AcmeLimits, ExternalAccountBinding, IssuerAcmeStatus, PrivateKeySecretRef,
+    RenewalInformationSource, labels, reason,
 };
 
 use crate::runtime::client::{CallError, bounded};
@@ -35,7 +35,14 @@ impl Problem {
 
 /// What an issuer's account depends on. While it stays the same, so does the account.
 pub(super) fn identity(acme: &Acme) -> Acme {
+    // How much is asked at once is the HTTP client's, which the account has; rates are Waxwing's own.
+    let limits = acme
+        .limits
+        .as_ref()
+        .and_then(|limits| limits.concurrent_requests)
+        .map(|requests| AcmeLimits { concurrent_requests: Some(requests), rates: Vec::new() });
     Acme {
+        limits,
         preferred_chain: None,
         profile: None,
         rehearsal: None,

@@ -19,6 +19,7 @@ use waxwing_api::{Acme, AcmeIssuer, ClusterIssuer, Issuer, IssuerKind, RenewalIn
 use super::{
     IssuerKey, ReadyIssuer, Registry,
     account::{Problem, establish, identity},
+    limits::{ca, limits},
     registry::{Entry, Outcome, Version},
     status::{known, news, status},
 };
@@ -213,6 +214,8 @@ async fn attempt<K: Kind>(
                 let other = IssuerKey { name: rehearsal.issuer_ref.name.clone(), ..key.clone() };
                 (other, rehearsal.when)
             }),
+            ca: ca(acme),
+            limits: limits(acme),
         }))
     };
     // Other solvers or rules, the same account: nothing to ask the CA.

@@ -3,15 +3,19 @@
 mod account;
 pub mod controller;
 pub mod health;
+mod limits;
 mod registry;
 mod status;
 
 use std::{fmt, sync::Arc};
 
-use waxwing_acme::Account;
+use waxwing_acme::{Account, limits::Limits};
 use waxwing_api::{AcmeSolver, AllowRule, IssuerKind, IssuerRef, RehearseWhen};
 
-pub use self::registry::Registry;
+pub use self::{
+    limits::{ca, limits},
+    registry::Registry,
+};
 
 /// Which issuer.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -63,6 +67,10 @@ pub struct ReadyIssuer {
     pub ari: bool,
     /// Another issuer that is asked first, and when.
     pub rehearsal: Option<(IssuerKey, RehearseWhen)>,
+    /// The CA, as limits are counted at it.
+    pub ca: String,
+    /// What it allows.
+    pub limits: Limits,
 }
 
 /// What is known of an issuer now.

@@ -17,6 +17,8 @@ pub struct Metrics {
     certificate_ready: IntGaugeVec,
     issuances: IntCounterVec,
     leader: IntGauge,
+    limit_wait: Histogram,
+    limit_waiting: IntGaugeVec,
     reconciles: IntCounterVec,
     revocation_checks: IntCounterVec,
     route_broken: IntGaugeVec,
@@ -54,6 +56,20 @@ impl Metrics {
                 &["result"],
             )?,
             leader: IntGauge::new("waxwing_leader", "1 while this replica leads, else 0")?,
+            limit_wait: Histogram::with_opts(
+                HistogramOpts::new(
+                    "waxwing_limit_wait_seconds",
+                    "How long those that a limit of a CA held back have waited for it",
+                )
+                .buckets(vec![1.0, 10.0, 60.0, 600.0, 3600.0, 21_600.0, 86_400.0, 604_800.0]),
+            )?,
+            limit_waiting: IntGaugeVec::new(
+                Opts::new(
+                    "waxwing_limit_waiting",
+                    "Certificates that wait for a limit of a CA, by what it counts (the scope of a rate)",
+                ),
+                &["scope"],
+            )?,
             reconciles: IntCounterVec::new(
                 Opts::new(
                     "waxwing_reconciles_total",
@@ -89,6 +105,8 @@ impl Metrics {
         metrics.registry.register(Box::new(metrics.certificate_ready.clone()))?;
         metrics.registry.register(Box::new(metrics.issuances.clone()))?;
         metrics.registry.register(Box::new(metrics.leader.clone()))?;
+        metrics.registry.register(Box::new(metrics.limit_wait.clone()))?;
+        metrics.registry.register(Box::new(metrics.limit_waiting.clone()))?;
         metrics.registry.register(Box::new(metrics.reconciles.clone()))?;
         metrics.registry.register(Box::new(metrics.revocation_checks.clone()))?;
         metrics.registry.register(Box::new(metrics.route_broken.clone()))?;
@@ -145,8 +163,19 @@ impl Metrics {
         if !leads {
             self.certificate_ready.reset();
             self.certificate_expiry.reset();
+            self.limit_waiting.reset();
             self.route_broken.reset();
         }
+    }
+
+    /// So many Certificates wait for limits of this scope.
+    pub fn limit_waiting(&self, scope: &str, waiting: usize) {
+        self.limit_waiting.with_label_values(&[scope]).set(i64::try_from(waiting).unwrap_or(i64::MAX));
+    }
+
+    /// One that a limit held back may go on.
+    pub fn limit_waited(&self, elapsed: Duration) {
+        self.limit_wait.observe(elapsed.as_secs_f64());
     }
 
     /// A reconciliation ended.

@@ -1,0 +1,281 @@
+//! What the cluster remembers of limits: read at the begin of a leader's term, and when an issuer's rates change.
+
+use std::collections::HashMap;
+
+use jiff::Timestamp;
+use kube::ResourceExt;
+use waxwing_acme::limits::{Applicant, Limits, Past, Purpose, Refused, Standing};
+use waxwing_api::{Acme, AcmeIssuer, Certificate, IssuerKind, IssuerRef, IssuerStatus, reason};
+
+use super::budget::runs_out;
+use super::limits_used;
+use super::order_secret;
+use crate::issuer::{self, IssuerKey};
+use crate::runtime::watch::Watches;
+
+/// What was found.
+#[derive(Debug, Default)]
+pub struct Memory {
+    /// CA, account and limits of each issuer that has an account.
+    pub issuers: Vec<(String, String, Limits)>,
+    /// What was used.
+    pub past: Vec<Past>,
+    /// Orders that are open.
+    pub open: Vec<(Limits, Open)>,
+    /// Limits that a CA called used up, and until when.
+    pub refused: Vec<(Limits, Applicant, Refused, Timestamp)>,
+    /// Who waits.
+    pub waiting: Vec<(Limits, Applicant)>,
+}
+
+/// An order that is open.
+#[derive(Debug)]
+pub struct Open {
+    /// Whose.
+    pub by: Applicant,
+    /// Since when.
+    pub since: Timestamp,
+}
+
+/// An issuer as far as it is known without asking its CA.
+#[derive(Clone, Debug)]
+struct Known {
+    ca: String,
+    account: String,
+    limits: Limits,
+}
+
+/// Reads the caches.
+pub fn read(watches: &Watches) -> Memory {
+    let mut known = HashMap::new();
+    for one in watches.issuers.store().state() {
+        know(
+            &mut known,
+            IssuerKind::Issuer,
+            one.namespace(),
+            one.name_any(),
+            one.acme(),
+            one.issuer_status(),
+        );
+    }
+    for one in watches.cluster_issuers.store().state() {
+        know(&mut known, IssuerKind::ClusterIssuer, None, one.name_any(), one.acme(), one.issuer_status());
+    }
+    let mut memory = Memory {
+        issuers: known
+            .values()
+            .map(|one| (one.ca.clone(), one.account.clone(), one.limits.clone()))
+            .collect(),
+        ..Memory::default()
+    };
+    let accounts: HashMap<&str, &str> =
+        known.values().map(|one| (one.account.as_str(), one.ca.as_str())).collect();
+    let mut by_uid = HashMap::new();
+    for certificate in watches.certificates.store().state() {
+        let Some(issuer) = issuer_of(&certificate, &certificate.spec.issuer_ref, &known) else { continue };
+        let by = applicant(&certificate, issuer);
+        remember_certificate(&mut memory, &certificate, issuer, &by);
+        for used in limits_used::in_certificate(certificate.status.as_ref()) {
+            // Of an account that no issuer has any more nothing can be used.
+            if let Some(ca) = accounts.get(used.account.as_str()) {
+                let by = Applicant { ca: (*ca).to_owned(), account: used.account.clone(), ..by.clone() };
+                memory.past.push(Past { by, spent: limits_used::spent(used) });
+            }
+        }
+        by_uid.insert(by.id.clone(), (issuer.limits.clone(), by));
+    }
+    for order in watches.order_secrets.store().state() {
+        let name = order.name_any();
+        let whose = order_secret::certificate_uid(&name).and_then(|uid| by_uid.get(uid));
+        if let (Some((limits, by)), Some(created)) = (whose, &order.metadata.creation_timestamp) {
+            memory.open.push((limits.clone(), Open { by: by.clone(), since: created.0 }));
+        }
+    }
+    memory
+}
+
+fn know(
+    known: &mut HashMap<IssuerKey, Known>,
+    kind: IssuerKind,
+    namespace: Option<String>,
+    name: String,
+    acme: &Acme,
+    status: Option<&IssuerStatus>,
+) {
+    // Without an account there was no order.
+    let account = status.and_then(|status| status.acme.as_ref()).and_then(|acme| acme.uri.clone());
+    let Some(account) = account else { return };
+    let one = Known { ca: issuer::ca(acme), account, limits: issuer::limits(acme) };
+    known.insert(IssuerKey { kind, namespace, name }, one);
+}
+
+fn issuer_of<'k>(
+    certificate: &Certificate,
+    reference: &IssuerRef,
+    known: &'k HashMap<IssuerKey, Known>,
+) -> Option<&'k Known> {
+    known.get(&IssuerKey::referred(reference, &certificate.namespace().unwrap_or_default()))
+}
+
+fn remember_certificate(memory: &mut Memory, certificate: &Certificate, issuer: &Known, by: &Applicant) {
+    let Some(status) = &certificate.status else { return };
+    let Some(issuing) = status.conditions.iter().find(|condition| condition.type_ == reason::ISSUING) else {
+        return;
+    };
+    if issuing.reason == reason::RATE_LIMITED {
+        memory.waiting.push((issuer.limits.clone(), by.clone()));
+    }
+    // Only Waxwing writes a status: these are the CA's words.
+    if let (true, Some(until)) = (issuing.message.contains(RATE_LIMITED), &status.next_attempt_time) {
+        memory.refused.push((issuer.limits.clone(), by.clone(), Refused::said(&issuing.message), until.0));
+    }
+}
+
+/// The type of a CA's refusal (RFC 8555 §6.7).
+const RATE_LIMITED: &str = "acme:error:rateLimited";
+
+/// Who a Certificate is, by its status alone: it says what is stored.
+fn applicant(certificate: &Certificate, issuer: &Known) -> Applicant {
+    let spec = &certificate.spec;
+    let names =
+        spec.dns_names.iter().chain(&spec.common_name).map(|name| name.to_ascii_lowercase()).collect();
+    let created = certificate.metadata.creation_timestamp.as_ref().map_or(Timestamp::MAX, |time| time.0);
+    let mut by = Applicant {
+        id: certificate.uid().unwrap_or_default(),
+        namespace: certificate.namespace().unwrap_or_default(),
+        ca: issuer.ca.clone(),
+        account: issuer.account.clone(),
+        names,
+        purpose: Purpose::FirstIssue,
+        standing: Standing { urgent: false, failing: false, since: created },
+    };
+    let Some(status) = &certificate.status else { return by };
+    by.standing.failing = status.failed_issuance_attempts.is_some_and(|count| count > 0);
+    if let (Some(not_before), Some(not_after)) = (&status.not_before, &status.not_after) {
+        by.standing.urgent = runs_out(not_before.0, not_after.0, Timestamp::now());
+        by.standing.since = status.renewal_time.as_ref().map_or(created, |time| time.0);
+        let (issued, named) = (status.issuer_ref.as_ref(), &spec.issuer_ref);
+        if issued.is_some_and(|issued| issued.name == named.name && issued.kind == named.kind) {
+            by.purpose = Purpose::Renewal;
+        }
+    }
+    by
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::SignedDuration;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+    use waxwing_acme::limits::{Ledger, Scope};
+    use waxwing_api::{
+        AcmeLimits, AcmeRate, CertificateAcmeStatus, CertificateStatus, ClusterIssuer, ClusterIssuerSpec,
+        GoDuration, IssuerAcmeStatus, LimitUse, RateScope,
+    };
+
+    use super::super::wanted::tests::certificate;
+    use super::*;
+    use crate::runtime::gateway_api::GatewayApi;
+    use crate::runtime::watch::Watch;
+
+    const NOW: Timestamp = Timestamp::constant(1_800_000_000, 0);
+
+    fn watches(certificates: Vec<Certificate>) -> Watches {
+        let rate = AcmeRate {
+            scope: RateScope::RegisteredDomain,
+            count: 1,
+            period: GoDuration::from(std::time::Duration::from_hours(1)),
+        };
+        let acme = Acme {
+            server: "https://ca.example/directory".into(),
+            limits: Some(AcmeLimits { rates: vec![rate], ..AcmeLimits::default() }),
+            ..Acme::default()
+        };
+        let mut issuer = ClusterIssuer::new("ca", ClusterIssuerSpec { acme, ..ClusterIssuerSpec::default() });
+        let account = IssuerAcmeStatus { uri: Some("account".into()), ..IssuerAcmeStatus::default() };
+        issuer.status = Some(IssuerStatus { acme: Some(account), ..IssuerStatus::default() });
+        Watches {
+            certificates: Watch::of(certificates),
+            gateway_api: GatewayApi::none(),
+            cluster_issuers: Watch::of(vec![issuer]),
+            ingress_classes: Watch::of(Vec::new()),
+            ingresses: Watch::of(Vec::new()),
+            issuers: Watch::of(Vec::new()),
+            namespaces: Watch::of(Vec::new()),
+            order_secrets: Watch::of(Vec::new()),
+            target_secrets: Watch::of(Vec::new()),
+        }
+    }
+
+    fn stopped(reason: &str, message: &str) -> CertificateStatus {
+        let issuing = Condition {
+            type_: reason::ISSUING.into(),
+            status: "False".into(),
+            reason: reason.into(),
+            message: message.into(),
+            observed_generation: Some(1),
+            last_transition_time: Time(NOW),
+        };
+        CertificateStatus { conditions: vec![issuing], ..CertificateStatus::default() }
+    }
+
+    #[tokio::test]
+    async fn what_a_status_says_was_used_is_used() {
+        let mut certificate = certificate(&["a.example.com"]);
+        certificate.status = Some(CertificateStatus {
+            acme: Some(CertificateAcmeStatus {
+                limits_used: ["account", "of an issuer that is gone"]
+                    .map(|account| LimitUse {
+                        time: Time(NOW),
+                        account: account.into(),
+                        scopes: vec![RateScope::RegisteredDomain],
+                    })
+                    .into(),
+                ..CertificateAcmeStatus::default()
+            }),
+            ..CertificateStatus::default()
+        });
+        let memory = read(&watches(vec![certificate]));
+        assert_eq!((memory.issuers.len(), memory.past.len()), (1, 1));
+        let limits = &memory.issuers[0].2;
+        let mut ledger = Ledger::default();
+        let mut neighbour = memory.past[0].by.clone();
+        neighbour.id = "another".into();
+        neighbour.names = ["b.example.com".to_owned()].into();
+        assert!(ledger.admit(limits, &neighbour, NOW).is_ok());
+        let mut ledger = Ledger::default();
+        ledger.replay(limits, memory.past);
+        let wait = ledger.admit(limits, &neighbour, NOW).unwrap_err();
+        assert_eq!((wait.scope, wait.until), (Scope::RegisteredDomain, NOW + SignedDuration::from_hours(1)));
+    }
+
+    #[tokio::test]
+    async fn who_waits_and_what_the_ca_said_is_known_again() {
+        let mut waiting = certificate(&["a.example.com"]);
+        waiting.status = Some(stopped(reason::RATE_LIMITED, "ClusterIssuer ca: the limit is used up."));
+        let mut refused = certificate(&["b.example.com"]);
+        refused.metadata.name = Some("other".into());
+        refused.metadata.uid = Some("other".into());
+        let words = "The CA answered: urn:ietf:params:acme:error:rateLimited: too many certificates (50) already issued \
+                     for \"example.com\" in the last 168h0m0s, retry after 2027-01-15 09:00:00 UTC.";
+        refused.status = Some(CertificateStatus {
+            next_attempt_time: Some(Time(NOW + SignedDuration::from_hours(9))),
+            ..stopped(reason::BACKING_OFF, words)
+        });
+        let memory = read(&watches(vec![waiting, refused]));
+        assert_eq!(memory.waiting.iter().map(|(_, by)| by.id.as_str()).collect::<Vec<_>>(), ["5f1c"]);
+        let (_, by, said, until) = &memory.refused[0];
+        assert_eq!((by.id.as_str(), said.subject.as_deref()), ("other", Some("example.com")));
+        assert_eq!(
+            (said.scope, *until),
+            (Some(Scope::RegisteredDomain), NOW + SignedDuration::from_hours(9))
+        );
+    }
+
+    #[tokio::test]
+    async fn an_issuer_without_an_account_has_no_past() {
+        let mut watches = watches(vec![certificate(&["a.example.com"])]);
+        watches.cluster_issuers = Watch::of(vec![ClusterIssuer::new("ca", ClusterIssuerSpec::default())]);
+        let memory = read(&watches);
+        assert!(memory.issuers.is_empty() && memory.past.is_empty() && memory.waiting.is_empty());
+    }
+}
