@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures::{StreamExt as _, future, pin_mut};
+use futures::{StreamExt as _, TryStreamExt as _, future, pin_mut, stream};
 use kube::{Api, Client, ResourceExt as _, api::PostParams};
 use kube_runtime::{WatchStreamExt as _, watcher};
 use tokio::{sync::watch, task::JoinHandle};
@@ -95,6 +95,12 @@ impl Certificates {
             }
         }
         Ok(timed)
+    }
+
+    /// Creates some, and doesn't wait for them.
+    pub async fn create_all(&self, names: &[String], at_once: usize) -> Result<(), Error> {
+        let created = stream::iter(names).map(|name| self.create(name));
+        created.buffer_unordered(at_once).try_collect::<Vec<_>>().await.map(|_| ())
     }
 
     async fn create(&self, name: &str) -> Result<Instant, Error> {

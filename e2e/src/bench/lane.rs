@@ -20,7 +20,7 @@ use waxwing_api::{
 };
 
 use super::{
-    Options,
+    Options, bad_names,
     certificates::{Certificates, Timed},
     engine,
     figures::{each, per_second, percentile},
@@ -53,6 +53,8 @@ pub enum Lane {
     RetryAfter,
     /// A Waxwing that starts beside many issued certificates and very many Secrets of others, and has nothing to do
     Idle,
+    /// A burst beside many names that never pass, and the same burst alone before
+    BadNames,
 }
 
 /// Which CA a lane asks.
@@ -69,7 +71,7 @@ pub enum Ca {
 /// One certificate may take this long, also when a CA says to wait.
 const SINGLE: Duration = Duration::from_mins(1);
 /// All of a burst may take this long.
-const BURST: Duration = Duration::from_mins(5);
+pub(super) const BURST: Duration = Duration::from_mins(5);
 /// Routes and orders are swept in this time.
 const SWEPT: Duration = Duration::from_mins(2);
 /// Writes have ended when there was none for this long.
@@ -81,7 +83,7 @@ const ENGINE_AT_ONCE: usize = 16;
 
 impl Lane {
     /// All of them, in the order that they run.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Engine,
         Self::ExistingRoute,
         Self::Traefik,
@@ -90,13 +92,14 @@ impl Lane {
         Self::Burst,
         Self::RetryAfter,
         Self::Idle,
+        Self::BadNames,
     ];
 
     /// The CA that it asks.
     pub fn ca(self) -> Ca {
         match self {
             Self::Engine | Self::ExistingRoute | Self::Traefik => Ca::Pebble,
-            Self::EngineBurst | Self::BurstExisting | Self::Burst | Self::Idle => Ca::StepCa,
+            Self::EngineBurst | Self::BurstExisting | Self::Burst | Self::Idle | Self::BadNames => Ca::StepCa,
             Self::RetryAfter => Ca::SlowPebble,
         }
     }
@@ -117,6 +120,7 @@ impl Lane {
                 "200 issued certificates and 10,000 Secrets of 8 KiB of others: writes, CPU and memory are those of a \
                  Waxwing that was started then and had a minute of nothing to do; step-ca"
             }
+            Self::BadNames => "like burst-existing, beside names that refuse connections; step-ca",
         }
     }
 
@@ -124,13 +128,21 @@ impl Lane {
     fn certificates(self, options: &Options) -> usize {
         match self {
             Self::Engine | Self::ExistingRoute | Self::Traefik | Self::RetryAfter => options.singles,
-            Self::EngineBurst | Self::BurstExisting | Self::Burst => options.certificates,
+            Self::EngineBurst | Self::BurstExisting | Self::Burst | Self::BadNames => options.certificates,
             Self::Idle => idle::CERTIFICATES,
         }
     }
 
     /// Runs it in `lab`, whose CA is set as [`ca`](Self::ca) says.
-    pub async fn run(self, lab: &Lab, options: &Options) -> Result<Row, Error> {
+    pub async fn run(self, lab: &Lab, options: &Options) -> Result<Vec<Row>, Error> {
+        if self == Self::BadNames {
+            let directory = lab.step_ca()?.directory();
+            return bad_names::measure(lab, &directory, options).await;
+        }
+        self.one_row(lab, options).await.map(|row| vec![row])
+    }
+
+    async fn one_row(self, lab: &Lab, options: &Options) -> Result<Row, Error> {
         let count = self.certificates(options);
         let names: Vec<String> = (1..=count).map(|number| format!("c{number}.{self}.example.test")).collect();
         let directory = match self.ca() {
@@ -242,23 +254,24 @@ impl fmt::Display for Lane {
             Self::Burst => "burst",
             Self::RetryAfter => "retry-after",
             Self::Idle => "idle",
+            Self::BadNames => "bad-names",
         })
     }
 }
 
 /// `WAXWING` in the environment, else the optimized build.
-fn program() -> PathBuf {
+pub(super) fn program() -> PathBuf {
     std::env::var_os("WAXWING").map_or_else(|| paths::target().join("release/waxwing"), PathBuf::from)
 }
 
-fn usage(operator: &Operator) -> Result<Usage, Error> {
+pub(super) fn usage(operator: &Operator) -> Result<Usage, Error> {
     operator.process().check()?;
     let gone = || Error::Invalid { what: "Waxwing".to_owned(), why: "its process is gone".to_owned() };
     operator.process().usage().ok_or_else(gone)
 }
 
 #[allow(clippy::cast_precision_loss, reason = "bytes of a process are far from 2^52")]
-fn operator_use(
+pub(super) fn operator_use(
     writes: BTreeMap<String, usize>,
     cpu: Duration,
     after: Usage,
@@ -285,7 +298,7 @@ fn is_of_time(write: &str) -> bool {
 }
 
 /// Makes the `ClusterIssuer` of a lane and waits until its account is registered.
-async fn ready_issuer(
+pub(super) async fn ready_issuer(
     lab: &Lab,
     operator: &Operator,
     name: &str,
@@ -346,7 +359,7 @@ async fn swept(lab: &Lab) -> Result<(), Error> {
 }
 
 /// Waits until Waxwing has written nothing for a while.
-async fn settled(lab: &Lab, operator: &Operator) -> Result<(), Error> {
+pub(super) async fn settled(lab: &Lab, operator: &Operator) -> Result<(), Error> {
     let count = || {
         let writes = lab.audit().count(User::Waxwing, Mark::default())?;
         Ok::<usize, Error>(
@@ -371,12 +384,12 @@ async fn settled(lab: &Lab, operator: &Operator) -> Result<(), Error> {
 }
 
 /// An Ingress without a host that leads all challenges to the responder: an edge that already routes.
-struct Route;
+pub(super) struct Route;
 
 impl Route {
     const NAME: &str = "bench-existing-route";
 
-    async fn open(lab: &Lab) -> Result<Self, Error> {
+    pub(super) async fn open(lab: &Lab) -> Result<Self, Error> {
         let name = Self::NAME;
         let class = Traefik::CLASS;
         let yaml = format!(
@@ -396,7 +409,7 @@ impl Route {
         Ok(Self)
     }
 
-    async fn close(self, lab: &Lab) -> Result<(), Error> {
+    pub(super) async fn close(self, lab: &Lab) -> Result<(), Error> {
         let api: Api<Ingress> = Api::namespaced(lab.client(User::Admin)?, OWN_NAMESPACE);
         let deleted = api.delete(Self::NAME, &DeleteParams::default()).await;
         deleted.map(|_| ()).map_err(Error::kube(|| "deleting the route to the responder"))

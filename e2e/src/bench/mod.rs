@@ -1,6 +1,7 @@
 //! `e2e bench`: how fast, with how many writes, and with how much memory. It asserts nothing: figures
 //! are for people to compare.
 
+mod bad_names;
 mod certificates;
 mod engine;
 mod figures;
@@ -31,6 +32,9 @@ pub struct Options {
     /// How many the other lanes ask for, one after the other
     #[arg(long, default_value_t = 20, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=1000))]
     pub singles: usize,
+    /// How many names that never pass there are in the lane bad-names
+    #[arg(long, default_value_t = 1000, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=5000))]
+    pub bad_names: usize,
     /// What to measure, separated by commas; everything by default
     #[arg(long, value_enum, value_delimiter = ',')]
     pub lanes: Vec<Lane>,
@@ -87,9 +91,9 @@ async fn measure(
     let mut rows = Vec::new();
     for lane in lanes {
         progress.begin(&lane.to_string());
-        let row = ticking(progress, "measuring", lane.run(&lab, options)).await?;
-        progress.end(&format!("{} Ready", row.ready));
-        rows.push(row);
+        let measured = ticking(progress, "measuring", lane.run(&lab, options)).await?;
+        progress.end(&format!("{} Ready", measured.iter().map(|row| row.ready).sum::<usize>()));
+        rows.extend(measured);
     }
     Ok(rows)
 }

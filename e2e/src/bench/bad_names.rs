@@ -1,0 +1,110 @@
+//! Names that never pass, and what they cost those that do.
+
+use std::{net::IpAddr, time::Duration};
+
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+use kube::{Api, api::ListParams};
+use waxwing_api::{Certificate, reason};
+
+use super::{
+    Lane, Options,
+    certificates::{Certificates, Timed},
+    figures::{per_second, percentile},
+    lane::{BURST, Route, operator_use, program, ready_issuer, settled, usage},
+    report::Row,
+};
+use crate::{
+    Error,
+    lab::{Lab, OperatorOptions, User},
+    probe,
+    sandbox::SILENT_ADDRESS,
+};
+
+/// All names that never pass have an order open, or have failed, in this time.
+const BEGUN: Duration = Duration::from_mins(5);
+/// Requests at once to the lab's name server, and to the API server.
+const AT_ONCE: usize = 16;
+
+/// Issues good names alone, then as many beside bad ones that are all under way. Nothing of the first burst is left
+/// when the second begins but its Certificates.
+pub async fn measure(lab: &Lab, directory: &str, options: &Options) -> Result<Vec<Row>, Error> {
+    let lane = Lane::BadNames.to_string();
+    let operator = lab.operator(OperatorOptions {
+        name: format!("waxwing-{lane}"),
+        program: program(),
+        ..OperatorOptions::default()
+    })?;
+    let route = Route::open(lab).await?;
+    ready_issuer(lab, &operator, &lane, directory, true).await?;
+    let namespace = lab.namespace("bench").await?;
+    let certificates = Certificates::new(lab.client(User::Admin)?, &namespace, &lane);
+    let names = |kind: &str, count: usize| -> Vec<String> {
+        (1..=count).map(|number| format!("{kind}{number}.{lane}.example.test")).collect()
+    };
+
+    settled(lab, &operator).await?;
+    let mark = lab.audit().mark()?;
+    let before = usage(&operator)?;
+    let alone = certificates.all_at_once(&names("a", options.certificates), BURST).await?;
+    settled(lab, &operator).await?;
+    let after = usage(&operator)?;
+    let writes = lab.audit().count(User::Waxwing, mark)?;
+    let used = operator_use(writes, after.cpu.saturating_sub(before.cpu), after, options.certificates);
+    let mut rows = vec![Row { operator: Some(used), ..row("bad-names: alone", &alone, options) }];
+
+    let bad = names("bad", options.bad_names);
+    let silent: IpAddr =
+        SILENT_ADDRESS.parse().map_err(Error::invalid(|| "the silent address".to_owned()))?;
+    let unreachable = stream::iter(&bad).map(|name| lab.dns().add(name, silent));
+    unreachable.buffer_unordered(AT_ONCE).try_collect::<Vec<()>>().await?;
+    certificates.create_all(&bad, AT_ONCE).await?;
+    under_way(lab, &namespace, bad.len()).await?;
+    let before = usage(&operator)?;
+    let mark = lab.audit().mark()?;
+    let beside = certificates.all_at_once(&names("b", options.certificates), BURST).await?;
+    let after = usage(&operator)?;
+    let writes = lab.audit().count(User::Waxwing, mark)?;
+    // The bad names' own is in it.
+    let used = operator_use(writes, after.cpu.saturating_sub(before.cpu), after, options.certificates);
+    let ratio = beside.span.as_secs_f64() / alone.span.as_secs_f64().max(f64::EPSILON);
+    let what = format!("{}; {ratio:.2} times what they take alone", Lane::BadNames.what());
+    rows.push(Row { operator: Some(used), what, ..row(&format!("{lane}: {}", bad.len()), &beside, options) });
+
+    drop(certificates);
+    operator.stop().await;
+    route.close(lab).await?;
+    Ok(rows)
+}
+
+fn row(lane: &str, timed: &Timed, options: &Options) -> Row {
+    Row {
+        lane: lane.to_owned(),
+        what: "the burst without them".to_owned(),
+        certificates: options.certificates,
+        at_once: options.certificates,
+        ready: timed.times.len(),
+        per_second: per_second(timed.times.len(), timed.span),
+        p50_seconds: percentile(&timed.times, 50).as_secs_f64(),
+        p99_seconds: percentile(&timed.times, 99).as_secs_f64(),
+        operator: None,
+        failures: timed.failures.clone(),
+    }
+}
+
+/// Waits until Waxwing has begun with each: it says at which step it is, or why it stopped.
+async fn under_way(lab: &Lab, namespace: &str, count: usize) -> Result<(), Error> {
+    let api: Api<Certificate> = Api::namespaced(lab.client(User::Admin)?, namespace);
+    probe::until("attempts at the names that never pass", BEGUN, || async {
+        let all = api.list(&ListParams::default()).await.map_err(|error| error.to_string())?;
+        let begun =
+            all.items.iter().filter(|one| one.metadata.name.as_deref().is_some_and(|n| n.starts_with("bad")));
+        let begun = begun.filter(|one| {
+            one.status.iter().flat_map(|status| &status.conditions).any(|one| one.type_ == reason::ISSUING)
+        });
+        match begun.count() {
+            begun if begun == count => Ok(()),
+            begun => Err(format!("{begun} of {count} have begun")),
+        }
+    })
+    .await
+}
