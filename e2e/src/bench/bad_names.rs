@@ -4,7 +4,7 @@ use std::{net::IpAddr, time::Duration};
 
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use kube::{Api, api::ListParams};
-use waxwing_api::{Certificate, reason};
+use waxwing_api::Certificate;
 
 use super::{
     Lane, Options,
@@ -20,12 +20,13 @@ use crate::{
     sandbox::SILENT_ADDRESS,
 };
 
-/// All names that never pass have an order open, or have failed, in this time.
-const BEGUN: Duration = Duration::from_mins(5);
+/// All names that never pass have failed once in this time.
+const FAILED: Duration = Duration::from_mins(10);
 /// Requests at once to the lab's name server, and to the API server.
 const AT_ONCE: usize = 16;
 
-/// Issues good names alone, then as many beside bad ones that are all under way. Nothing of the first burst is left
+/// Issues good names alone, then as many beside bad ones, each of which has failed and is tried again when its pause is
+/// over. Nothing of the first burst is left
 /// when the second begins but its Certificates.
 pub async fn measure(lab: &Lab, directory: &str, options: &Options) -> Result<Vec<Row>, Error> {
     let lane = Lane::BadNames.to_string();
@@ -58,7 +59,7 @@ pub async fn measure(lab: &Lab, directory: &str, options: &Options) -> Result<Ve
     let unreachable = stream::iter(&bad).map(|name| lab.dns().add(name, silent));
     unreachable.buffer_unordered(AT_ONCE).try_collect::<Vec<()>>().await?;
     certificates.create_all(&bad, AT_ONCE).await?;
-    under_way(lab, &namespace, bad.len()).await?;
+    failed(lab, &namespace, bad.len()).await?;
     let before = usage(&operator)?;
     let mark = lab.audit().mark()?;
     let beside = certificates.all_at_once(&names("b", options.certificates), BURST).await?;
@@ -91,19 +92,16 @@ fn row(lane: &str, timed: &Timed, options: &Options) -> Row {
     }
 }
 
-/// Waits until Waxwing has begun with each: it says at which step it is, or why it stopped.
-async fn under_way(lab: &Lab, namespace: &str, count: usize) -> Result<(), Error> {
+/// Waits until each has failed. The first of them are tried again by then.
+async fn failed(lab: &Lab, namespace: &str, count: usize) -> Result<(), Error> {
     let api: Api<Certificate> = Api::namespaced(lab.client(User::Admin)?, namespace);
-    probe::until("attempts at the names that never pass", BEGUN, || async {
+    probe::until("failures of the names that never pass", FAILED, || async {
         let all = api.list(&ListParams::default()).await.map_err(|error| error.to_string())?;
-        let begun =
-            all.items.iter().filter(|one| one.metadata.name.as_deref().is_some_and(|n| n.starts_with("bad")));
-        let begun = begun.filter(|one| {
-            one.status.iter().flat_map(|status| &status.conditions).any(|one| one.type_ == reason::ISSUING)
-        });
-        match begun.count() {
-            begun if begun == count => Ok(()),
-            begun => Err(format!("{begun} of {count} have begun")),
+        let failures =
+            |one: &Certificate| one.status.as_ref().and_then(|status| status.failed_issuance_attempts);
+        match all.items.iter().filter(|one| failures(one) > Some(0)).count() {
+            failed if failed == count => Ok(()),
+            failed => Err(format!("{failed} of {count} have failed")),
         }
     })
     .await

@@ -120,7 +120,7 @@ impl Lane {
                 "200 issued certificates and 10,000 Secrets of 8 KiB of others: writes, CPU and memory are those of a \
                  Waxwing that was started then and had a minute of nothing to do; step-ca"
             }
-            Self::BadNames => "like burst-existing, beside names that refuse connections; step-ca",
+            Self::BadNames => "like burst-existing, beside names that never pass; step-ca",
         }
     }
 

@@ -20,7 +20,7 @@ use waxwing_api::{Certificate, LimitUse};
 
 use super::decide::{Failures, later, until};
 use super::limits_used;
-use super::memory::{self, Memory};
+use super::memory::{self, Caches, Memory};
 use super::wanted::Wanted;
 use crate::issuer::ReadyIssuer;
 use crate::runtime::metrics::Metrics;
@@ -36,7 +36,7 @@ pub struct Budget {
 struct Shared {
     state: Mutex<State>,
     metrics: Arc<Metrics>,
-    watches: Watches,
+    caches: Caches,
     /// Certificates, by UID, whose turn may have come.
     freed: broadcast::Sender<String>,
 }
@@ -58,13 +58,10 @@ const UNNAMED: Duration = Duration::from_mins(10);
 impl Budget {
     /// What is known at the begin of a term. The caches must have been filled.
     pub fn new(watches: &Watches, metrics: Arc<Metrics>) -> Self {
-        let state = State::rebuilt(&memory::read(watches), now());
-        let shared = Shared {
-            state: Mutex::new(state),
-            metrics,
-            watches: watches.clone(),
-            freed: broadcast::channel(BUFFER).0,
-        };
+        let caches = Caches::of(watches);
+        let state = State::rebuilt(&memory::read(&caches), now());
+        let shared =
+            Shared { state: Mutex::new(state), metrics, caches, freed: broadcast::channel(BUFFER).0 };
         Self { shared: Arc::new(shared) }
     }
 
@@ -137,7 +134,7 @@ impl Budget {
         let mut state = self.lock();
         if !state.knows(&issuer.ca, issuer.account.url(), &issuer.limits) {
             tracing::debug!(issuer = %issuer.key, "rates are new; what was used of them is read again");
-            let past = memory::read(&self.shared.watches).past;
+            let past = memory::read(&self.shared.caches).past;
             state.learn(&issuer.ca, issuer.account.url(), &issuer.limits, &past);
         }
         state

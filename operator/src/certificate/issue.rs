@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Client, ResourceExt};
 use thiserror::Error;
 use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use waxwing_acme::limits::{Applicant as Orderer, Settled};
 use waxwing_acme::{Issued, Journal, Leaf, ObtainError, Progress, Request, Step, obtain};
 use waxwing_api::{Certificate, RehearseWhen, labels, reason};
@@ -18,7 +18,7 @@ use super::advice::{Advice, Advisor};
 use super::budget::{self, Budget};
 use super::candidates::candidates;
 use super::claims::claims;
-use super::decide::{self, Decision};
+use super::decide::{self, Decision, Failures};
 use super::host_gate::HostGate;
 use super::key_encoding;
 use super::order_secret::OrderSecret;
@@ -64,6 +64,8 @@ pub struct Context {
     pub revocations: RevocationWatch,
     /// What CAs allow.
     pub budget: Budget,
+    /// Turns of those that failed last time: [`RETRIES`] at once.
+    pub retries: Arc<Semaphore>,
 }
 
 /// When to look at the Certificate again if nothing happens until then, and what has been seen of it.
@@ -101,8 +103,11 @@ pub async fn issue(context: &Context, certificate: Arc<Certificate>) -> Result<R
     if let Some(refusal) = line.rival(&wanted) {
         return line.refuse(&wanted, &Stored::Absent, None, refusal, now).await;
     }
-    let mut stored = target_secret::read(&line.secrets, &wanted.secret_name, &line.name).await?;
     let failures = status::failures(&line.certificate, now);
+    // Held to the end. What is decided on is read after it, because it may have been long in coming.
+    let _turn = line.turn_to_retry(failures, now).await;
+    let now = Timestamp::now();
+    let mut stored = target_secret::read(&line.secrets, &wanted.secret_name, &line.name).await?;
     let journal = OrderSecret::of(
         &context.client,
         &context.own_namespace,
@@ -148,6 +153,9 @@ pub async fn issue(context: &Context, certificate: Arc<Certificate>) -> Result<R
     line.set_back(&wanted, &stored, &journal, setbacks, now).await
 }
 
+/// So many attempts after failed ones are made at once: a thousand names that never pass leave processor, CA and API
+/// server to those that do.
+pub const RETRIES: usize = 100;
 /// How long a step lasts before it is worth a write.
 const WORTH_TELLING: Duration = Duration::from_secs(1);
 
@@ -189,6 +197,16 @@ impl<'a> Line<'a> {
             certificate,
             context,
         }
+    }
+
+    /// Waits for a turn where the last attempt failed and the next is due.
+    async fn turn_to_retry(&self, failures: Failures, now: Timestamp) -> Option<SemaphorePermit<'a>> {
+        let due = failures.next_attempt.is_none_or(|next| next <= now);
+        if failures.count == 0 || !failures.same_spec || !due {
+            return None;
+        }
+        // It is never closed.
+        self.context.retries.acquire().await.ok()
     }
 
     /// Whom to ask now. An order that is open says who was asked last.

@@ -3,15 +3,27 @@
 use std::collections::HashMap;
 
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt;
 use waxwing_acme::limits::{Applicant, Limits, Past, Purpose, Refused, Standing};
-use waxwing_api::{Acme, AcmeIssuer, Certificate, IssuerKind, IssuerRef, IssuerStatus, reason};
+use waxwing_api::{
+    Acme, AcmeIssuer, Certificate, ClusterIssuer, Issuer, IssuerKind, IssuerRef, IssuerStatus, reason,
+};
 
 use super::budget::runs_out;
 use super::limits_used;
 use super::order_secret;
 use crate::issuer::{self, IssuerKey};
-use crate::runtime::watch::Watches;
+use crate::runtime::watch::{Watch, Watches};
+
+/// What it is read from. Clones are handles to the same.
+#[derive(Clone, Debug)]
+pub struct Caches {
+    certificates: Watch<Certificate>,
+    cluster_issuers: Watch<ClusterIssuer>,
+    issuers: Watch<Issuer>,
+    order_secrets: Watch<Secret>,
+}
 
 /// What was found.
 #[derive(Debug, Default)]
@@ -45,10 +57,22 @@ struct Known {
     limits: Limits,
 }
 
+impl Caches {
+    /// Those of the process.
+    pub fn of(watches: &Watches) -> Self {
+        Self {
+            certificates: watches.certificates.clone(),
+            cluster_issuers: watches.cluster_issuers.clone(),
+            issuers: watches.issuers.clone(),
+            order_secrets: watches.order_secrets.clone(),
+        }
+    }
+}
+
 /// Reads the caches.
-pub fn read(watches: &Watches) -> Memory {
+pub fn read(caches: &Caches) -> Memory {
     let mut known = HashMap::new();
-    for one in watches.issuers.store().state() {
+    for one in caches.issuers.store().state() {
         know(
             &mut known,
             IssuerKind::Issuer,
@@ -58,7 +82,7 @@ pub fn read(watches: &Watches) -> Memory {
             one.issuer_status(),
         );
     }
-    for one in watches.cluster_issuers.store().state() {
+    for one in caches.cluster_issuers.store().state() {
         know(&mut known, IssuerKind::ClusterIssuer, None, one.name_any(), one.acme(), one.issuer_status());
     }
     let mut memory = Memory {
@@ -71,7 +95,7 @@ pub fn read(watches: &Watches) -> Memory {
     let accounts: HashMap<&str, &str> =
         known.values().map(|one| (one.account.as_str(), one.ca.as_str())).collect();
     let mut by_uid = HashMap::new();
-    for certificate in watches.certificates.store().state() {
+    for certificate in caches.certificates.store().state() {
         let Some(issuer) = issuer_of(&certificate, &certificate.spec.issuer_ref, &known) else { continue };
         let by = applicant(&certificate, issuer);
         remember_certificate(&mut memory, &certificate, issuer, &by);
@@ -84,7 +108,7 @@ pub fn read(watches: &Watches) -> Memory {
         }
         by_uid.insert(by.id.clone(), (issuer.limits.clone(), by));
     }
-    for order in watches.order_secrets.store().state() {
+    for order in caches.order_secrets.store().state() {
         let name = order.name_any();
         let whose = order_secret::certificate_uid(&name).and_then(|uid| by_uid.get(uid));
         if let (Some((limits, by)), Some(created)) = (whose, &order.metadata.creation_timestamp) {
@@ -168,18 +192,16 @@ mod tests {
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
     use waxwing_acme::limits::{Ledger, Scope};
     use waxwing_api::{
-        AcmeLimits, AcmeRate, CertificateAcmeStatus, CertificateStatus, ClusterIssuer, ClusterIssuerSpec,
-        GoDuration, IssuerAcmeStatus, LimitUse, RateScope,
+        AcmeLimits, AcmeRate, CertificateAcmeStatus, CertificateStatus, ClusterIssuerSpec, GoDuration,
+        IssuerAcmeStatus, LimitUse, RateScope,
     };
 
     use super::super::wanted::tests::certificate;
     use super::*;
-    use crate::runtime::gateway_api::GatewayApi;
-    use crate::runtime::watch::Watch;
 
     const NOW: Timestamp = Timestamp::constant(1_800_000_000, 0);
 
-    fn watches(certificates: Vec<Certificate>) -> Watches {
+    fn caches(certificates: Vec<Certificate>) -> Caches {
         let rate = AcmeRate {
             scope: RateScope::RegisteredDomain,
             count: 1,
@@ -193,16 +215,11 @@ mod tests {
         let mut issuer = ClusterIssuer::new("ca", ClusterIssuerSpec { acme, ..ClusterIssuerSpec::default() });
         let account = IssuerAcmeStatus { uri: Some("account".into()), ..IssuerAcmeStatus::default() };
         issuer.status = Some(IssuerStatus { acme: Some(account), ..IssuerStatus::default() });
-        Watches {
+        Caches {
             certificates: Watch::of(certificates),
-            gateway_api: GatewayApi::none(),
             cluster_issuers: Watch::of(vec![issuer]),
-            ingress_classes: Watch::of(Vec::new()),
-            ingresses: Watch::of(Vec::new()),
             issuers: Watch::of(Vec::new()),
-            namespaces: Watch::of(Vec::new()),
             order_secrets: Watch::of(Vec::new()),
-            target_secrets: Watch::of(Vec::new()),
         }
     }
 
@@ -218,8 +235,8 @@ mod tests {
         CertificateStatus { conditions: vec![issuing], ..CertificateStatus::default() }
     }
 
-    #[tokio::test]
-    async fn what_a_status_says_was_used_is_used() {
+    #[test]
+    fn what_a_status_says_was_used_is_used() {
         let mut certificate = certificate(&["a.example.com"]);
         certificate.status = Some(CertificateStatus {
             acme: Some(CertificateAcmeStatus {
@@ -234,7 +251,7 @@ mod tests {
             }),
             ..CertificateStatus::default()
         });
-        let memory = read(&watches(vec![certificate]));
+        let memory = read(&caches(vec![certificate]));
         assert_eq!((memory.issuers.len(), memory.past.len()), (1, 1));
         let limits = &memory.issuers[0].2;
         let mut ledger = Ledger::default();
@@ -248,8 +265,8 @@ mod tests {
         assert_eq!((wait.scope, wait.until), (Scope::RegisteredDomain, NOW + SignedDuration::from_hours(1)));
     }
 
-    #[tokio::test]
-    async fn who_waits_and_what_the_ca_said_is_known_again() {
+    #[test]
+    fn who_waits_and_what_the_ca_said_is_known_again() {
         let mut waiting = certificate(&["a.example.com"]);
         waiting.status = Some(stopped(reason::RATE_LIMITED, "ClusterIssuer ca: the limit is used up."));
         let mut refused = certificate(&["b.example.com"]);
@@ -261,7 +278,7 @@ mod tests {
             next_attempt_time: Some(Time(NOW + SignedDuration::from_hours(9))),
             ..stopped(reason::BACKING_OFF, words)
         });
-        let memory = read(&watches(vec![waiting, refused]));
+        let memory = read(&caches(vec![waiting, refused]));
         assert_eq!(memory.waiting.iter().map(|(_, by)| by.id.as_str()).collect::<Vec<_>>(), ["5f1c"]);
         let (_, by, said, until) = &memory.refused[0];
         assert_eq!((by.id.as_str(), said.subject.as_deref()), ("other", Some("example.com")));
@@ -271,11 +288,11 @@ mod tests {
         );
     }
 
-    #[tokio::test]
-    async fn an_issuer_without_an_account_has_no_past() {
-        let mut watches = watches(vec![certificate(&["a.example.com"])]);
-        watches.cluster_issuers = Watch::of(vec![ClusterIssuer::new("ca", ClusterIssuerSpec::default())]);
-        let memory = read(&watches);
+    #[test]
+    fn an_issuer_without_an_account_has_no_past() {
+        let mut caches = caches(vec![certificate(&["a.example.com"])]);
+        caches.cluster_issuers = Watch::of(vec![ClusterIssuer::new("ca", ClusterIssuerSpec::default())]);
+        let memory = read(&caches);
         assert!(memory.issuers.is_empty() && memory.past.is_empty() && memory.waiting.is_empty());
     }
 }

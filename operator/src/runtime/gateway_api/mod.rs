@@ -181,17 +181,6 @@ impl GatewayApi {
         this
     }
 
-    /// A cache of a cluster without it.
-    #[cfg(test)]
-    pub(crate) fn none() -> Self {
-        let nobody = tower::service_fn(|_: axum::http::Request<kube::client::Body>| async {
-            Err::<axum::http::Response<kube::client::Body>, _>(std::io::Error::other("no API server"))
-        });
-        let client = Client::new(nobody, "none");
-        let changed = watch::Sender::new(());
-        Self { inner: Arc::new(Inner { client, sources: Vec::new(), looked: Mutex::default(), changed }) }
-    }
-
     /// Sees to it that what can be watched is watched, and in the cache. Costs nothing once all of it is; else one
     /// request in [`LOOK_AGAIN`], however many ask.
     pub async fn look(&self) -> Result<(), CallError> {
