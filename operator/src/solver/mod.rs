@@ -65,7 +65,7 @@ pub struct Applicant {
 impl Applicant {
     /// The name that what serves it has, or begins with.
     fn object_name(&self) -> String {
-        http01::objects::object_name(&self.uid)
+        http01::object::object_name(&self.uid)
     }
 
     #[cfg(test)]

@@ -10,14 +10,12 @@ use waxwing_api::{PodTemplate, ServiceType};
 
 use super::{
     in_place::{Edit, EditError},
-    objects::{Kind, Object},
-    pod::{self, SERVICE_PORT, SolverPod},
+    object::{Kind, Object, short_hash},
+    pod::{SERVICE_PORT, SolverPod},
+    refusal::refused,
     route::Route,
 };
-use crate::{
-    runtime::client::CallError,
-    solver::{Applicant, SolverContext},
-};
+use crate::solver::{Applicant, SolverContext};
 
 /// How long a pod may take to get ready. The engine gives a solver a minute.
 const POD_PATIENCE: Duration = Duration::from_secs(50);
@@ -138,24 +136,9 @@ fn ingress(applicant: &Applicant, route: &Route, service: &str) -> Object {
     let Ingress { metadata, spec, .. } =
         route.ingress(&applicant.namespace, &(service.to_owned(), SERVICE_PORT));
     // Certificates of one namespace may have names in common.
-    let name = format!("{}-{}", applicant.object_name(), super::objects::short_hash(&route.name()));
+    let name = format!("{}-{}", applicant.object_name(), short_hash(&route.name()));
     let body = json!({"metadata": {"annotations": metadata.annotations}, "spec": spec});
     Object::new(Kind::Ingress, &applicant.namespace, &name, &applicant.uid, body)
-}
-
-/// The error of a call; `right` is the value of the chart that gives the right to it.
-pub(super) fn refused(doing: &str, right: &str, error: CallError) -> SolverError {
-    let message = format!("{doing}: {error}");
-    // What was refused for what it is says nothing about the API server: it is the user's to change.
-    let is_verdict = error.status().is_some_and(|status| {
-        (400..500).contains(&status.code) && ![401, 408, 409, 429].contains(&status.code)
-    });
-    if is_verdict {
-        let fix = pod::fix_of_refusal(&message, right);
-        SolverError::new(message).advising(fix)
-    } else {
-        SolverError::caused_by(message, error)
-    }
 }
 
 fn edit_error(error: EditError, ingress: &str) -> SolverError {

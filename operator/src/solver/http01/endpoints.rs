@@ -10,7 +10,7 @@ use k8s_openapi::api::discovery::v1::{EndpointPort, EndpointSlice};
 use serde_json::{Value, json};
 
 use super::{
-    objects::{Kind, Object},
+    object::{Kind, Object},
     pod::SERVICE_PORT,
 };
 

@@ -14,8 +14,8 @@ use waxwing_acme::{
 use waxwing_api::{Http01GatewayHttpRoute, ParentRef};
 
 use super::{
-    beside::refused,
-    objects::{Kind, Object, short_hash},
+    object::{Kind, Object, short_hash},
+    refusal::refused,
 };
 use crate::solver::{Applicant, SolverContext, responder::PATH};
 

@@ -11,7 +11,7 @@ use kube::{
 use serde_json::{Value, json};
 use thiserror::Error;
 
-use super::objects::uid_of;
+use super::object::uid_of;
 use crate::{
     runtime::client::{CallError, bounded},
     solver::responder::PATH,
@@ -215,7 +215,7 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
     use super::*;
-    use crate::solver::http01::objects::object_name;
+    use crate::solver::http01::object::object_name;
 
     const UID: &str = "0a1b2c3d-0000-4000-8000-000000000001";
     const OTHER: &str = "0a1b2c3d-0000-4000-8000-000000000002";

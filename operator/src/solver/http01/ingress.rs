@@ -19,7 +19,7 @@ use super::{
     beside::{self, Beside},
     controllers::{self, Controller, Mode},
     in_place,
-    objects::Object,
+    object::Object,
     route::Route,
 };
 use crate::solver::{Applicant, SolverContext};

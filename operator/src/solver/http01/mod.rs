@@ -1,17 +1,22 @@
 //! HTTP-01 (RFC 8555 §8.3): ways from the edge to who answers.
 
 pub mod beside;
+mod bundle;
 pub mod controllers;
 mod endpoints;
 pub mod existing_route;
 pub mod gateway;
 mod in_place;
 pub mod ingress;
+pub mod object;
 pub mod objects;
 pub mod permanent;
 pub mod pod;
+mod pod_progress;
+mod refusal;
 pub mod route;
 pub mod routes;
+mod sweep;
 
 use std::time::Duration;
 
