@@ -143,11 +143,18 @@ fn additions(ingress: &Ingress, edit: &Edit<'_>) -> Result<Vec<Value>, EditError
         let of_host = found.iter().enumerate().find(|(_, rule)| rule.host.as_deref() == Some(host.as_str()));
         match of_host {
             Some((index, rule)) if rule.http.is_some() => {
-                let there = paths(rule).iter().any(|found| json!(found) == wanted);
-                if !there {
-                    let at = format!("/spec/rules/{index}/http/paths/0");
-                    operations.push(json!({"op": "add", "path": at, "value": wanted}));
-                }
+                let paths = paths(rule);
+                // An earlier attempt may have led it to another pod: one path is all that counts.
+                let earlier = |found: &HTTPIngressPath| {
+                    ours(found) == uid_of(service) && found.path.as_deref() == Some(path)
+                };
+                let (op, position) = match paths.iter().position(earlier) {
+                    Some(position) if json!(paths[position]) == wanted => continue,
+                    Some(position) => ("replace", position),
+                    None => ("add", 0),
+                };
+                let at = format!("/spec/rules/{index}/http/paths/{position}");
+                operations.push(json!({"op": op, "path": at, "value": wanted}));
             }
             None if !covered(found, host) => {
                 let rule = json!({"host": host, "http": {"paths": [wanted]}});
@@ -257,6 +264,9 @@ mod tests {
                 ("add", Value::Object(fields)) => {
                     fields.insert(last.to_owned(), operation["value"].clone());
                 }
+                ("replace", Value::Array(items)) => {
+                    items[last.parse::<usize>().unwrap()] = operation["value"].clone();
+                }
                 ("remove", Value::Array(items)) => {
                     items.remove(last.parse().unwrap());
                 }
@@ -296,6 +306,32 @@ mod tests {
             let none = patched(&one, removals(&one, OTHER));
             assert_eq!(rules(&none), rules(&before));
         }
+    }
+
+    #[test]
+    fn another_pod_takes_the_path_over() {
+        let before = ingress(&json!([app("a.example")]));
+        let led_to = |before: &Ingress, pod: &str| {
+            let hosts = ["a.example".to_owned()];
+            let service = format!("{}-{pod}", object_name(UID));
+            let edit = Edit {
+                namespace: "web",
+                ingress: "app",
+                hosts: &hosts,
+                path: (PATH, "Prefix"),
+                service: (&service, 80),
+            };
+            patched(before, additions(before, &edit).unwrap())
+        };
+        let both = add_to(&led_to(&before, "01234567"), OTHER, &["a.example"]).unwrap();
+        let again = led_to(&both, "89abcdef");
+        let paths: Vec<&HTTPIngressPath> = rules(&again).iter().flat_map(paths).collect();
+        assert_eq!(paths.len(), 3, "the application's, the other Certificate's, and one of its own");
+        assert!(json!(paths).to_string().contains(&format!("{}-89abcdef", object_name(UID))));
+        assert_eq!(
+            rules(&patched(&again, removals(&again, UID))),
+            rules(&add_to(&before, OTHER, &["a.example"]).unwrap())
+        );
     }
 
     #[test]
