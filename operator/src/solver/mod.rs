@@ -15,7 +15,7 @@ use self::http01::{
     existing_route::ExistingRoute,
     gateway::GatewayRoute,
     ingress::{IngressRoute, Redirecting},
-    objects::Objects,
+    objects::{Attempt, Objects},
     routes::Routes,
 };
 use crate::runtime::{client::Outages, metrics::Metrics, watch::Watch};
@@ -80,18 +80,24 @@ impl Applicant {
     }
 }
 
-/// The solvers of one issuer for one Certificate.
+/// The solvers of one issuer for one attempt at a Certificate.
 pub fn solvers_for(
     context: &Arc<SolverContext>,
     solvers: &[AcmeSolver],
     applicant: Applicant,
 ) -> IssuerSolvers {
-    IssuerSolvers { context: Arc::clone(context), applicant: Arc::new(applicant), solvers: solvers.to_vec() }
+    IssuerSolvers {
+        _attempt: context.objects.attempt(&applicant.uid),
+        context: Arc::clone(context),
+        applicant: Arc::new(applicant),
+        solvers: solvers.to_vec(),
+    }
 }
 
-/// Chooses among the solvers of one issuer.
-#[derive(Clone, Debug)]
+/// Chooses among the solvers of one issuer. What they make stays at least until this is dropped.
+#[derive(Debug)]
 pub struct IssuerSolvers {
+    _attempt: Attempt,
     context: Arc<SolverContext>,
     applicant: Arc<Applicant>,
     solvers: Vec<AcmeSolver>,

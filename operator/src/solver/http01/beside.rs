@@ -143,9 +143,11 @@ fn ingress(applicant: &Applicant, route: &Route, service: &str) -> Object {
 
 fn edit_error(error: EditError, ingress: &str) -> SolverError {
     match error {
-        EditError::Call(error) => {
-            refused(&format!("couldn't add the challenge's path to Ingress {ingress}"), IN_PLACE, error)
-        }
+        EditError::Call(error) => refused(
+            &format!("couldn't add the challenge's path to Ingress {ingress}"),
+            IN_PLACE,
+            error.into(),
+        ),
         EditError::Unfit(why) => {
             SolverError::new(why).advising("Correct that, or let Waxwing make an Ingress of its own.")
         }

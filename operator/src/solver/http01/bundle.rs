@@ -26,9 +26,9 @@ pub(super) struct Bundle {
 
 #[derive(Debug)]
 pub(super) struct State {
+    /// How many attempts of this process are under way: what they use stays.
+    pub(super) attempts: u32,
     pub(super) last_used: Instant,
-    pub(super) open: bool,
-    pub(super) done: bool,
     /// What is there, with a hash of how it was made; none if another process made it.
     pub(super) objects: BTreeMap<Place, Option<String>>,
     /// Ingresses of others with paths of ours: namespace and name.
@@ -43,9 +43,8 @@ impl Bundle {
             lock: RwLock::default(),
             edit: tokio::sync::Mutex::default(),
             state: Mutex::new(State {
+                attempts: 0,
                 last_used: now,
-                open: false,
-                done: false,
                 objects: BTreeMap::new(),
                 edited: BTreeSet::new(),
                 copied_to: None,
@@ -59,16 +58,15 @@ impl Bundle {
 }
 
 impl State {
-    /// When it is due to be swept; `None` while it is needed.
-    pub(super) fn due(&mut self, open: bool, now: Instant, quiet: Duration) -> Option<Instant> {
-        let needed = open && !self.done;
-        // The end of an order is told by a change; quiet begins then.
-        if needed || (self.open && !self.done) {
-            self.last_used = now;
-        }
-        self.open = open;
-        let quiet = if self.done && open { quiet + AFTER_ATTEMPT.min(quiet * 8) } else { quiet };
-        (!needed).then(|| self.last_used + quiet)
+    /// When it is due to be swept, if its order is still open or isn't; `None` while an attempt uses it.
+    pub(super) fn due(&self, open: bool, quiet: Duration) -> Option<Instant> {
+        let quiet = if open { quiet + AFTER_ATTEMPT.min(quiet * 8) } else { quiet };
+        (self.attempts == 0).then(|| self.last_used + quiet)
+    }
+
+    /// True if there is nothing to sweep.
+    pub(super) fn is_empty(&self) -> bool {
+        self.objects.is_empty() && self.edited.is_empty()
     }
 }
 
@@ -81,26 +79,23 @@ mod tests {
     const QUIET: Duration = Duration::from_secs(30);
 
     #[tokio::test(start_paused = true)]
-    async fn what_serves_an_open_order_stays_and_goes_when_it_was_quiet() {
+    async fn what_an_attempt_uses_stays_and_goes_when_it_was_quiet() {
         let start = Instant::now();
-        let at = |seconds| start + Duration::from_secs(seconds);
         let bundle = Bundle::new(start);
         let mut state = bundle.state();
-        // Made ahead: the order isn't in the cache yet.
-        assert_eq!(state.due(false, at(1), QUIET), Some(at(30)));
-        assert_eq!(state.due(true, at(2), QUIET), None);
-        assert_eq!(state.due(true, at(200), QUIET), None);
-        assert_eq!(state.due(false, at(210), QUIET), Some(at(240)), "quiet begins with the order's end");
-        assert_eq!(state.due(false, at(220), QUIET), Some(at(240)));
+        state.attempts = 2;
+        for open in [false, true] {
+            assert_eq!(state.due(open, QUIET), None, "made ahead, or while the order is open");
+        }
+        state.attempts = 1;
+        assert_eq!(state.due(false, QUIET), None, "one that was cancelled ends while the next one has begun");
+        state.attempts = 0;
+        assert_eq!(state.due(false, QUIET), Some(start + QUIET));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_a_failed_attempt_used_goes_though_its_order_stays() {
+    async fn what_no_attempt_uses_goes_though_its_order_stays() {
         let start = Instant::now();
-        let bundle = Bundle::new(start);
-        let mut state = bundle.state();
-        assert_eq!(state.due(true, start, QUIET), None);
-        state.done = true;
-        assert_eq!(state.due(true, start + QUIET, QUIET), Some(start + QUIET + AFTER_ATTEMPT));
+        assert_eq!(Bundle::new(start).state().due(true, QUIET), Some(start + QUIET + AFTER_ATTEMPT));
     }
 }

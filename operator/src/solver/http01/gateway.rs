@@ -15,6 +15,7 @@ use waxwing_api::{Http01GatewayHttpRoute, ParentRef};
 
 use super::{
     object::{Kind, Object, short_hash},
+    objects::MakeError,
     refusal::refused,
 };
 use crate::solver::{Applicant, SolverContext, responder::PATH};
@@ -56,7 +57,7 @@ impl GatewayRoute {
         let objects = [route.clone(), grant];
         context.objects.ensure(&self.applicant.uid, &objects).await.map_err(|error| {
             let doing = format!("couldn't route the challenge for {host} to Waxwing");
-            if error.is_not_found() {
+            if matches!(&error, MakeError::Call(call) if call.is_not_found()) {
                 return SolverError::new(format!("{doing}: {error}"))
                     .advising("Install the Gateway API's CustomResourceDefinitions, or use http01.ingress.");
             }
@@ -110,8 +111,7 @@ impl Solver for GatewayRoute {
     }
 
     async fn clean_up(&self, _: &Presented) -> Result<(), SolverError> {
-        // Swept when no order needs it.
-        self.context.objects.done(&self.applicant.uid);
+        // Swept when the attempt has ended and it has been quiet.
         Ok(())
     }
 }

@@ -199,9 +199,6 @@ impl Solver for IngressRoute {
 
     async fn clean_up(&self, _: &Presented) -> Result<(), SolverError> {
         // Routes hold no token and may serve another order; they are swept when it has been quiet.
-        if self.beside.is_some() {
-            self.context.objects.done(&self.applicant.uid);
-        }
         Ok(())
     }
 }

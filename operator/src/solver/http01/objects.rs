@@ -1,8 +1,7 @@
-//! What serves an issuance outside of Waxwing's namespace: made when first needed, kept while the order is open, swept
+//! What serves an issuance outside of Waxwing's namespace: made when first needed, kept while an attempt uses it, swept
 //! when it is quiet, also after a crash.
 //!
-//! Everything carries the UID of its Certificate as a label, and has no owner: it goes when no order of that
-//! Certificate is open any more, as the order Secrets say, which no tenant can touch.
+//! Everything carries the UID of its Certificate as a label, and has no owner: the leader alone says when it goes.
 
 use std::{
     collections::HashMap,
@@ -14,10 +13,11 @@ use futures::StreamExt;
 use k8s_openapi::api::{core::v1::Pod, networking::v1::Ingress};
 use kube::{
     Api, Client,
-    api::{ListParams, Patch, PatchParams},
+    api::{DeleteParams, ListParams, Patch, PatchParams},
 };
 use kube_runtime::{WatchStreamExt, watcher::watch_object};
 use serde_json::Value;
+use thiserror::Error;
 use tokio::{
     sync::Notify,
     time::{Instant, sleep, timeout_at},
@@ -31,7 +31,7 @@ use super::{
 };
 use crate::{
     runtime::{
-        client::{CallError, bounded},
+        client::{CallError, Reconnect, bounded},
         watch::{Scope, Watch},
     },
     solver::open_orders::OpenOrders,
@@ -41,6 +41,8 @@ use crate::{
 const MANAGER: &str = "waxwing-route";
 /// The first pause between two looks at an object; the next ones are twice as long each.
 const FIRST_LOOK: Duration = Duration::from_millis(50);
+/// The longest pause before one that is being deleted is given up.
+const LONGEST_LOOK: Duration = Duration::from_secs(4);
 
 /// What serves issuances, and what this process knows of it.
 pub struct Objects {
@@ -56,9 +58,31 @@ pub struct Objects {
     pub(super) changed: Notify,
 }
 
+/// An attempt under way. Dropping it ends it, wherever it is: a cancelled one too.
+#[derive(Debug)]
+pub struct Attempt {
+    objects: Arc<Objects>,
+    uid: String,
+    bundle: Arc<Bundle>,
+}
+
+/// Why something couldn't be made.
+#[derive(Debug, Error)]
+pub enum MakeError {
+    /// The API server, or the way to it, said no.
+    #[error(transparent)]
+    Call(#[from] CallError),
+    /// An earlier one of its name doesn't go.
+    #[error("an earlier {what} is still being deleted")]
+    Leaving {
+        /// The object.
+        what: String,
+    },
+}
+
 impl Objects {
-    /// `service` is the responder's Service in `own_namespace`. What no open order needs, and was last used `quiet`
-    /// ago, is deleted.
+    /// `service` is the responder's Service in `own_namespace`. What no attempt uses, and was last used `quiet` ago, is
+    /// deleted.
     pub fn new(
         client: Client,
         own_namespace: &str,
@@ -81,8 +105,18 @@ impl Objects {
         }
     }
 
-    /// Sees to it that the objects exist. Those that this process has made already cost nothing.
-    pub async fn ensure(&self, uid: &str, objects: &[Object]) -> Result<(), CallError> {
+    /// Begins an attempt to answer for a Certificate: what is made for it stays until the attempt is dropped, and then
+    /// for as long as is quiet.
+    pub fn attempt(self: &Arc<Self>, uid: &str) -> Attempt {
+        let new = || Arc::new(Bundle::new(Instant::now()));
+        let mut bundles = self.bundles();
+        let bundle = Arc::clone(bundles.entry(uid.to_owned()).or_insert_with(new));
+        bundle.state().attempts += 1;
+        Attempt { objects: Arc::clone(self), uid: uid.to_owned(), bundle }
+    }
+
+    /// Sees to it that the objects exist. Those that this attempt has made already cost nothing.
+    pub async fn ensure(&self, uid: &str, objects: &[Object]) -> Result<(), MakeError> {
         let bundle = self.bundle(uid);
         let _kept = bundle.lock.read().await;
         self.make(&bundle, objects).await
@@ -94,7 +128,7 @@ impl Objects {
         uid: &str,
         namespace: &str,
         name: &str,
-    ) -> Result<(), CallError> {
+    ) -> Result<(), MakeError> {
         let bundle = self.bundle(uid);
         let _kept = bundle.lock.read().await;
         bundle.state().copied_to = Some(namespace.to_owned());
@@ -112,17 +146,25 @@ impl Objects {
         in_place::add(&self.client, edit).await
     }
 
-    /// Waits until a pod answers, for at most `patience`; else says how far it is.
+    /// Waits until a pod answers, for at most `patience`; else says how far it is. One that has ended is deleted, so
+    /// that the next attempt makes another.
     pub async fn pod_ready(&self, pod: &Object, patience: Duration) -> Result<(), Trouble> {
         let Place { namespace, name, .. } = &pod.place;
         let api: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
-        let mut seen = std::pin::pin!(watch_object(api, name).default_backoff());
+        let mut looks = std::pin::pin!(watch_object(api.clone(), name).backoff(Reconnect::default()));
         let deadline = Instant::now() + patience;
         let mut last = Trouble::unseen();
-        while let Ok(Some(found)) = timeout_at(deadline, seen.next()).await {
+        while let Ok(Some(found)) = timeout_at(deadline, looks.next()).await {
             match found.map(|found| found.as_ref().map(pod_progress::progress)) {
                 Ok(Some(Progress::Ready)) => return Ok(()),
                 Ok(Some(Progress::Stuck(trouble))) => return Err(trouble),
+                Ok(Some(Progress::Ended(trouble))) => {
+                    let (what, parameters) = (format!("delete {}", pod.place), DeleteParams::default());
+                    if let Err(error) = bounded(what, api.delete(name, &parameters)).await {
+                        tracing::warn!(%error, "a solver pod that has ended is left for later");
+                    }
+                    return Err(trouble);
+                }
                 Ok(Some(Progress::Waiting(trouble))) => last = trouble,
                 Ok(None) => {}
                 Err(error) => {
@@ -166,38 +208,33 @@ impl Objects {
         tokio::time::timeout(patience, looking).await.ok().flatten()
     }
 
-    /// An attempt has ended: what it used isn't kept for as long as its order is, should that stay open.
-    pub fn done(&self, uid: &str) {
-        let bundle = self.bundles().get(uid).cloned();
-        if let Some(bundle) = bundle {
-            let mut state = bundle.state();
-            state.done = true;
-            // Another attempt looks at what is there by making it again.
-            state.objects.values_mut().for_each(|hash| *hash = None);
-            drop(state);
-            self.changed.notify_one();
-        }
-    }
-
     pub(super) fn bundles(&self) -> MutexGuard<'_, HashMap<String, Arc<Bundle>>> {
         self.bundles.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The bundle of a Certificate, marked as used.
     fn bundle(&self, uid: &str) -> Arc<Bundle> {
-        let now = Instant::now();
-        let bundle =
-            Arc::clone(self.bundles().entry(uid.to_owned()).or_insert_with(|| Arc::new(Bundle::new(now))));
-        {
-            let mut state = bundle.state();
-            state.last_used = now;
-            state.done = false;
-        }
-        self.changed.notify_one();
-        bundle
+        let new = || Arc::new(Bundle::new(Instant::now()));
+        Arc::clone(self.bundles().entry(uid.to_owned()).or_insert_with(new))
     }
 
-    pub(super) async fn make(&self, bundle: &Bundle, objects: &[Object]) -> Result<(), CallError> {
+    fn ended(&self, uid: &str, bundle: &Bundle) {
+        let mut bundles = self.bundles();
+        let mut state = bundle.state();
+        state.attempts = state.attempts.saturating_sub(1);
+        if state.attempts > 0 {
+            return;
+        }
+        state.last_used = Instant::now();
+        // Another attempt looks at what is there by making it again.
+        state.objects.values_mut().for_each(|hash| *hash = None);
+        if state.is_empty() {
+            bundles.remove(uid);
+        } else {
+            self.changed.notify_one();
+        }
+    }
+
+    pub(super) async fn make(&self, bundle: &Bundle, objects: &[Object]) -> Result<(), MakeError> {
         let each = objects.iter().map(|object| async {
             let hash = short_hash(&object.manifest().to_string());
             if bundle.state().objects.get(&object.place) == Some(&Some(hash.clone())) {
@@ -205,15 +242,32 @@ impl Objects {
             }
             // Before it is made, so that an answer that gets lost leaves nothing behind.
             bundle.state().objects.insert(object.place.clone(), None);
-            let Place { kind, namespace, name } = &object.place;
-            let parameters = PatchParams::apply(MANAGER).force().validation_strict();
-            let api = kind.api(&self.client, namespace);
-            let patch = Patch::Apply(object.manifest());
-            bounded(format!("apply {}", object.place), api.patch(name, &parameters, &patch)).await?;
+            self.apply(object).await?;
             bundle.state().objects.insert(object.place.clone(), Some(hash));
-            Ok::<_, CallError>(())
+            Ok(())
         });
         futures::future::try_join_all(each).await.map(|_| ())
+    }
+
+    /// Applies an object. One of its name that is being deleted is gone soon: a change to it would go with it.
+    async fn apply(&self, object: &Object) -> Result<(), MakeError> {
+        let Place { kind, namespace, name } = &object.place;
+        let parameters = PatchParams::apply(MANAGER).force().validation_strict();
+        let api = kind.api(&self.client, namespace);
+        let patch = Patch::Apply(object.manifest());
+        let mut pause = FIRST_LOOK;
+        loop {
+            let what = format!("apply {}", object.place);
+            let found = bounded(what, api.patch(name, &parameters, &patch)).await?;
+            if found.metadata.deletion_timestamp.is_none() {
+                return Ok(());
+            }
+            if pause > LONGEST_LOOK {
+                return Err(MakeError::Leaving { what: object.place.to_string() });
+            }
+            sleep(pause).await;
+            pause *= 2;
+        }
     }
 
     pub(super) async fn copied_endpoints(
@@ -227,6 +281,12 @@ impl Objects {
         let what = format!("list EndpointSlices of Service {}/{}", self.own_namespace, self.service);
         let slices = bounded(what, api.list(&of_service)).await?;
         Ok(endpoints::copies(&slices.items, namespace, name, uid))
+    }
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        self.objects.ended(&self.uid, &self.bundle);
     }
 }
 

@@ -11,8 +11,10 @@ pub enum Progress {
     Ready,
     /// It may still come; this is what it waits for, and what to do if it takes long.
     Waiting(Trouble),
-    /// It won't come by itself.
+    /// It won't come by itself, unless somebody helps.
     Stuck(Trouble),
+    /// It won't come at all: another pod must be made.
+    Ended(Trouble),
 }
 
 /// Why a pod isn't ready.
@@ -43,22 +45,27 @@ const FIX_SCHEDULE: &str =
     "Make room on the nodes, or set nodeSelector, affinity, tolerations or resources in podTemplate.spec.";
 const FIX_CONFIG: &str = "Correct podTemplate.spec, such as its securityContext.";
 const FIX_RUN: &str = "Look at the pod's log and events.";
+const FIX_AGAIN: &str = "Nothing if its node was drained or short of room: the next attempt makes another pod. The pod's events say more.";
 const FIX_WAIT: &str =
     "Nothing if its node is only slow: the order is kept, and the next attempt goes on with it.";
 
 /// How far `pod` is, by its status.
 pub fn progress(pod: &Pod) -> Progress {
+    if pod.metadata.deletion_timestamp.is_some() {
+        // It may answer still, but not for long.
+        return Progress::Waiting(Trouble { cause: "the pod is being deleted".to_owned(), fix: FIX_AGAIN });
+    }
     let status = pod.status.clone().unwrap_or_default();
     let conditions = status.conditions.unwrap_or_default();
     let condition = |type_: &str| conditions.iter().find(|condition| condition.type_ == type_);
     if condition("Ready").is_some_and(|ready| ready.status == "True") {
         return Progress::Ready;
     }
-    if status.phase.as_deref() == Some("Failed") {
-        let why = [status.reason, status.message].into_iter().flatten().collect::<Vec<_>>().join(": ");
-        let cause =
-            if why.is_empty() { "the pod failed".to_owned() } else { format!("the pod failed: {why}") };
-        return Progress::Stuck(Trouble { cause, fix: FIX_RUN });
+    // Evicted, preempted, or refused by its node.
+    if let Some(phase @ ("Failed" | "Succeeded")) = status.phase.as_deref() {
+        let why = [Some(format!("the pod has ended as {phase}")), status.reason, status.message];
+        let cause = why.into_iter().flatten().collect::<Vec<_>>().join(": ");
+        return Progress::Ended(Trouble { cause, fix: FIX_AGAIN });
     }
     if let Some(scheduled) = condition("PodScheduled")
         && scheduled.status == "False"
@@ -148,6 +155,18 @@ mod tests {
         assert!(
             matches!(waiting("ContainerCreating"), Progress::Waiting(trouble) if trouble.fix == FIX_WAIT)
         );
-        assert!(matches!(of(json!({"phase": "Failed", "reason": "Evicted"})), Progress::Stuck(_)));
+        let evicted = of(json!({"phase": "Failed", "reason": "Evicted", "message": "low on memory"}));
+        let Progress::Ended(trouble) = evicted else { panic!("won't come back") };
+        assert!(trouble.cause.contains("Evicted: low on memory"), "{trouble:?}");
+    }
+
+    #[test]
+    fn a_pod_that_leaves_is_no_answer() {
+        let pod = json!({
+            "metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"},
+            "status": {"conditions": [{"type": "Ready", "status": "True"}]},
+        });
+        let pod: Pod = serde_json::from_value(pod).unwrap();
+        assert!(matches!(progress(&pod), Progress::Waiting(_)));
     }
 }

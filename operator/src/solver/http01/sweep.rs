@@ -1,4 +1,4 @@
-//! The end of what serves issuances: it is found, also that of an earlier process, and deleted when nobody needs it.
+//! The end of what serves issuances: it is found, also what another process left, and deleted when nobody needs it.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use waxwing_api::labels;
 
 use super::{
-    bundle::Bundle,
+    bundle::{Bundle, State},
     in_place,
     object::{self, Kind, Place, object_name},
     objects::Objects,
@@ -24,30 +24,33 @@ use crate::runtime::{
 
 /// How soon what failed is tried again.
 const AGAIN: Duration = Duration::from_secs(10);
+/// How long after the first look for what other processes left the second one is: a request of theirs that was under
+/// way may have been late. Each further pause is twice as long.
+const FIRST_ROUND: Duration = Duration::from_mins(1);
+/// The longest of these pauses. Rights may have come meanwhile, or objects from a backup.
+const LONGEST_ROUND: Duration = Duration::from_hours(1);
 /// How often the addresses of Waxwing's own pods are looked at while they stand in other namespaces.
 const REFRESH: Duration = Duration::from_secs(5);
 
 impl Objects {
-    /// Deletes what no one needs, until `stop`. What an earlier process left is among it.
+    /// Deletes what no one needs, until `stop`. What other processes left is among it.
     pub async fn sweep(&self, stop: CancellationToken) {
         let sweeping = async {
-            let mut left: Vec<Kind> = Kind::ALL.to_vec();
             let mut orders = self.orders.changed();
-            self.adopt_edits();
+            let (mut left, mut look, mut pause) = (Kind::ALL.to_vec(), Instant::now(), FIRST_ROUND);
             loop {
-                left = self.adopt(left).await;
-                let mut next = self.sweep_once().await;
-                if !left.is_empty() {
-                    next = Some(next.unwrap_or_else(|| Instant::now() + AGAIN).min(Instant::now() + AGAIN));
-                }
-                let pause = async {
-                    match next {
-                        Some(next) => sleep_until(next).await,
-                        None => std::future::pending().await,
+                if look <= Instant::now() {
+                    self.adopt_edits();
+                    left = self.adopt(left).await;
+                    look = Instant::now() + if left.is_empty() { pause } else { AGAIN };
+                    if left.is_empty() {
+                        left = Kind::ALL.to_vec();
+                        pause = (pause * 2).min(LONGEST_ROUND);
                     }
-                };
+                }
+                let next = self.sweep_once().await.map_or(look, |due| due.min(look));
                 tokio::select! {
-                    () = pause => {}
+                    () = sleep_until(next) => {}
                     () = self.changed.notified() => {}
                     changed = orders.changed() => if changed.is_err() { return },
                 }
@@ -69,12 +72,12 @@ impl Objects {
             for (uid, bundle) in bundles {
                 let copied_to = {
                     let state = bundle.state();
-                    state.copied_to.clone().filter(|_| state.open)
+                    state.copied_to.clone().filter(|_| state.attempts > 0)
                 };
                 let (Some(namespace), Ok(_kept)) = (copied_to, bundle.lock.try_read()) else { continue };
                 let made = match self.copied_endpoints(&uid, &namespace, &object_name(&uid)).await {
                     Ok(objects) => self.make(&bundle, &objects).await,
-                    Err(error) => Err(error),
+                    Err(error) => Err(error.into()),
                 };
                 if let Err(error) = made {
                     tracing::warn!(%error, namespace, "copied endpoints are out of date");
@@ -83,7 +86,7 @@ impl Objects {
         }
     }
 
-    /// Finds what an earlier process left, of these kinds. Answers with those that couldn't be listed.
+    /// Finds what other processes left, of these kinds. Answers with those that couldn't be listed.
     async fn adopt(&self, kinds: Vec<Kind>) -> Vec<Kind> {
         let mut left = Vec::new();
         for kind in kinds {
@@ -95,7 +98,7 @@ impl Objects {
                         tracing::debug!(%error, "not looked for, since Waxwing makes none here");
                     }
                     Err(error) => {
-                        tracing::warn!(%error, "what an earlier process left is looked for again");
+                        tracing::warn!(%error, "what other processes left is looked for again");
                         left.push(kind);
                         break;
                     }
@@ -112,7 +115,9 @@ impl Objects {
             let Some(uid) = object.labels().get(labels::CERTIFICATE_UID) else { continue };
             let namespace = object.namespace().unwrap_or_default();
             let place = Place { kind, namespace, name: object.name_any() };
-            self.adopted(uid).state().objects.entry(place).or_insert(None);
+            self.adopted(uid, |state| {
+                state.objects.entry(place).or_insert(None);
+            });
         }
         Ok(())
     }
@@ -137,14 +142,17 @@ impl Objects {
             }
             for uid in in_place::uids(&ingress) {
                 let of = (ingress.namespace().unwrap_or_default(), ingress.name_any());
-                self.adopted(&uid).state().edited.insert(of);
+                self.adopted(&uid, |state| {
+                    state.edited.insert(of);
+                });
             }
         }
     }
 
-    fn adopted(&self, uid: &str) -> Arc<Bundle> {
+    fn adopted(&self, uid: &str, add: impl FnOnce(&mut State)) {
         let new = || Arc::new(Bundle::new(Instant::now()));
-        Arc::clone(self.bundles().entry(uid.to_owned()).or_insert_with(new))
+        // The lock is held, so that the bundle isn't taken for empty meanwhile.
+        add(&mut self.bundles().entry(uid.to_owned()).or_insert_with(new).state());
     }
 
     /// Deletes what is due. Answers with when to look again if nothing changes.
@@ -156,7 +164,7 @@ impl Objects {
         for (uid, bundle) in bundles {
             let now = Instant::now();
             let open = self.orders.has(&labels::order_secret_name(&uid));
-            let Some(at) = bundle.state().due(open, now, self.quiet) else { continue };
+            let Some(at) = bundle.state().due(open, self.quiet) else { continue };
             if at > now {
                 at_latest(at);
                 continue;
@@ -168,8 +176,9 @@ impl Objects {
             };
             if self.delete(&uid, &bundle).await {
                 let mut bundles = self.bundles();
-                // Who took a handle meanwhile finds it empty, and makes all again.
-                if Arc::strong_count(&bundle) <= 2 {
+                let state = bundle.state();
+                // An attempt that has begun meanwhile makes all again.
+                if state.attempts == 0 && state.is_empty() {
                     bundles.remove(&uid);
                 }
             } else {
@@ -216,5 +225,188 @@ impl Objects {
         }
         bundle.state().copied_to = None;
         clean
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+    use std::{
+        collections::BTreeSet,
+        convert::Infallible,
+        sync::{Mutex, MutexGuard},
+    };
+
+    use axum::http::{Method, Request, Response};
+    use kube::{Client, client::Body};
+    use serde_json::{Value, json};
+    use tower::service_fn;
+
+    use super::*;
+    use crate::{
+        runtime::watch::Watch,
+        solver::{
+            http01::{object::Object, objects::MakeError},
+            open_orders::OpenOrders,
+        },
+    };
+
+    const UID: &str = "0a1b2c3d-0000-4000-8000-000000000001";
+    const QUIET: Duration = Duration::from_secs(30);
+
+    /// An API server that knows pods alone.
+    #[derive(Clone, Default)]
+    struct Cluster(Arc<Mutex<State>>);
+
+    #[derive(Default)]
+    struct State {
+        pods: BTreeSet<String>,
+        away: bool,
+        /// So many more times a pod is said to be on its way out.
+        leaving: u32,
+    }
+
+    impl Cluster {
+        fn state(&self) -> MutexGuard<'_, State> {
+            self.0.lock().unwrap()
+        }
+
+        fn pods(&self) -> usize {
+            self.state().pods.len()
+        }
+
+        fn answer(&self, method: &Method, path: &str) -> (u16, Value) {
+            let mut state = self.state();
+            let name = path.rsplit('/').next().unwrap();
+            if state.away {
+                return (503, json!({"kind": "Status", "status": "Failure", "code": 503}));
+            }
+            if method == Method::GET {
+                let items: Vec<Value> = if name == "pods" {
+                    state.pods.iter().map(|name| metadata(name, false)).collect()
+                } else {
+                    Vec::new()
+                };
+                return (200, json!({"kind": "List", "apiVersion": "v1", "metadata": {}, "items": items}));
+            }
+            if method == Method::PATCH {
+                let leaving = state.leaving > 0;
+                state.leaving = state.leaving.saturating_sub(1);
+                state.pods.insert(name.to_owned());
+                return (200, metadata(name, leaving));
+            }
+            assert_eq!(method, Method::DELETE);
+            if state.pods.remove(name) {
+                (200, json!({"kind": "Status", "status": "Success"}))
+            } else {
+                (404, json!({"kind": "Status", "status": "Failure", "reason": "NotFound", "code": 404}))
+            }
+        }
+
+        fn objects(&self) -> Arc<Objects> {
+            let cluster = self.clone();
+            let service = service_fn(move |request: Request<Body>| {
+                let (code, body) = cluster.answer(request.method(), request.uri().path());
+                let answer = Response::builder().status(code).body(Body::from(body.to_string().into_bytes()));
+                async move { Ok::<_, Infallible>(answer.unwrap()) }
+            });
+            Arc::new(Objects::new(
+                Client::new(service, "default"),
+                "waxwing-system",
+                Scope::Cluster,
+                "waxwing",
+                QUIET,
+                Watch::of(Vec::new()),
+                OpenOrders::default(),
+            ))
+        }
+    }
+
+    fn metadata(name: &str, leaving: bool) -> Value {
+        json!({"apiVersion": "v1", "kind": "Pod", "metadata": {
+            "name": name,
+            "namespace": "web",
+            "labels": {labels::CERTIFICATE_UID: UID},
+            "deletionTimestamp": leaving.then_some("2026-01-01T00:00:00Z"),
+        }})
+    }
+
+    fn pod() -> Object {
+        Object::new(Kind::Pod, "web", &object_name(UID), UID, json!({}))
+    }
+
+    /// Sweeps in the background, as long as the test runs.
+    fn sweeping(objects: &Arc<Objects>) {
+        let objects = Arc::clone(objects);
+        tokio::spawn(async move { objects.sweep(CancellationToken::new()).await });
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_another_process_left_goes_once_the_api_server_is_back() {
+        let cluster = Cluster::default();
+        cluster.state().pods.insert(object_name(UID));
+        cluster.state().away = true;
+        sweeping(&cluster.objects());
+        sleep(QUIET * 10).await;
+        cluster.state().away = false;
+        // It is found, and then the API server is away once more.
+        sleep(AGAIN + Duration::from_secs(1)).await;
+        cluster.state().away = true;
+        sleep(QUIET * 10).await;
+        assert_eq!(cluster.pods(), 1);
+        cluster.state().away = false;
+        sleep(AGAIN + Duration::from_secs(1)).await;
+        assert_eq!(cluster.pods(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_another_process_made_late_is_found() {
+        let cluster = Cluster::default();
+        sweeping(&cluster.objects());
+        sleep(Duration::from_secs(1)).await;
+        cluster.state().pods.insert(object_name(UID));
+        sleep(FIRST_ROUND + QUIET).await;
+        assert_eq!(cluster.pods(), 0);
+        sleep(LONGEST_ROUND * 5).await;
+        cluster.state().pods.insert(object_name(UID));
+        sleep(LONGEST_ROUND + QUIET + Duration::from_secs(1)).await;
+        assert_eq!(cluster.pods(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_an_attempt_uses_stays_until_it_ends() {
+        let cluster = Cluster::default();
+        let objects = cluster.objects();
+        sweeping(&objects);
+        let attempt = objects.attempt(UID);
+        objects.ensure(UID, &[pod()]).await.unwrap();
+        sleep(LONGEST_ROUND).await;
+        let next = objects.attempt(UID);
+        drop(attempt);
+        sleep(LONGEST_ROUND).await;
+        assert_eq!(cluster.pods(), 1);
+        drop(next);
+        sleep(QUIET / 2).await;
+        assert_eq!(cluster.pods(), 1);
+        sleep(QUIET).await;
+        assert_eq!(cluster.pods(), 0);
+        assert!(objects.bundles().is_empty());
+        drop(objects.attempt(UID));
+        assert!(objects.bundles().is_empty(), "one that used nothing leaves nothing");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_is_being_deleted_is_waited_for_and_made_again() {
+        let cluster = Cluster::default();
+        let objects = cluster.objects();
+        let _attempt = objects.attempt(UID);
+        cluster.state().leaving = 5;
+        objects.ensure(UID, &[pod()]).await.unwrap();
+        assert_eq!(cluster.state().leaving, 0);
+        cluster.state().leaving = 100;
+        let other = Object::new(Kind::Pod, "web", "other", UID, json!({}));
+        let error = objects.ensure(UID, &[other]).await.unwrap_err();
+        assert!(matches!(error, MakeError::Leaving { .. }), "{error}");
     }
 }
