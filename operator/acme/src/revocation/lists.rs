@@ -44,6 +44,13 @@ struct Kept {
     until: Timestamp,
 }
 
+impl Kept {
+    /// Whoever waited for it may have begun before it was fetched. Only a clock that was set back is no such one.
+    fn serves(&self, now: Timestamp) -> bool {
+        self.from <= after(now, SELDOMER) && now < self.until
+    }
+}
+
 /// How long a list serves for all that name it.
 const KEPT: Duration = Duration::from_hours(6);
 /// Nothing is fetched more often, whatever became of it.
@@ -68,7 +75,7 @@ impl Lists {
         let key = (url.to_string(), digest(&SHA256, &sources.issuer).as_ref().to_vec());
         let cell = self.slot(&key);
         let mut cell = cell.lock().await;
-        if let Some(kept) = cell.as_ref().filter(|kept| kept.from <= now && now < kept.until) {
+        if let Some(kept) = cell.as_ref().filter(|kept| kept.serves(now)) {
             return kept.outcome.clone();
         }
         let outcome = self.fetch(url, sources, now).await;
