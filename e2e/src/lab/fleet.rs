@@ -15,7 +15,6 @@ use kube::{
     api::{Patch, PatchParams},
 };
 use rustix::process::Signal;
-use serde::Deserialize;
 use serde_json::json;
 use waxwing_api::reason;
 
@@ -231,17 +230,12 @@ impl<'lab> Fleet<'lab> {
 
     /// The orders that the CA has finalized since the fleet was made, by DNS name.
     pub fn finalized(&self) -> Result<BTreeMap<String, BTreeSet<String>>, Error> {
-        let mut orders: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-        let log = self.lab.step_ca()?.process().log();
-        let answers = log.get(self.ca_log..).unwrap_or_default().lines();
-        let answers = answers.filter_map(|line| serde_json::from_str::<CaAnswer>(line).ok());
-        for answer in answers.filter(|answer| answer.path.ends_with("/finalize")) {
-            let Ok(order) = serde_json::from_str::<CaOrder>(&answer.response) else { continue };
-            for identifier in order.identifiers.into_iter().filter(|_| order.status == "valid") {
-                orders.entry(identifier.value).or_default().insert(order.id.clone());
-            }
-        }
-        Ok(orders)
+        let orders = self.lab.step_ca()?.orders(self.ca_log);
+        Ok(orders
+            .into_iter()
+            .map(|(name, orders)| (name, orders.finalized))
+            .filter(|(_, orders)| !orders.is_empty())
+            .collect())
     }
 
     /// Writes that took effect although another replica had taken the Lease before they arrived. Leases themselves and
@@ -297,22 +291,4 @@ fn address(number: usize) -> &'static str {
 
 fn pod(number: usize) -> String {
     format!("waxwing-{number}")
-}
-
-#[derive(Deserialize)]
-struct CaAnswer {
-    path: String,
-    response: String,
-}
-
-#[derive(Deserialize)]
-struct CaOrder {
-    id: String,
-    status: String,
-    identifiers: Vec<CaIdentifier>,
-}
-
-#[derive(Deserialize)]
-struct CaIdentifier {
-    value: String,
 }
