@@ -1,8 +1,9 @@
 //! Certificate authorities for the lab's own servers.
 
+use jiff::civil::Date;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose,
+    KeyUsagePurpose, date_time_ymd,
 };
 
 use crate::Error;
@@ -40,11 +41,17 @@ impl Authority {
     /// A server's certificate for DNS names and IP addresses.
     pub fn server(&self, names: &[&str]) -> Result<Pair, Error> {
         let what = names.first().copied().unwrap_or("server");
-        let sans: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
-        let mut params = CertificateParams::new(sans).map_err(failed(what))?;
-        params.distinguished_name.push(DnType::CommonName, what);
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        params.use_authority_key_identifier_extension = true;
+        self.sign(what, &server(names)?)
+    }
+
+    /// The same, valid from midnight (UTC) of one day to midnight of another.
+    pub fn server_between(&self, names: &[&str], begin: Date, end: Date) -> Result<Pair, Error> {
+        let what = names.first().copied().unwrap_or("server");
+        let mut params = server(names)?;
+        let midnight = |day: Date| {
+            date_time_ymd(day.year().into(), day.month().unsigned_abs(), day.day().unsigned_abs())
+        };
+        (params.not_before, params.not_after) = (midnight(begin), midnight(end));
         self.sign(what, &params)
     }
 
@@ -83,6 +90,16 @@ impl std::fmt::Debug for Pair {
 pub fn signing_key() -> Result<(String, String), Error> {
     let key = KeyPair::generate().map_err(failed("service account tokens"))?;
     Ok((key.serialize_pem(), key.public_key_pem()))
+}
+
+fn server(names: &[&str]) -> Result<CertificateParams, Error> {
+    let what = names.first().copied().unwrap_or("server");
+    let sans: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
+    let mut params = CertificateParams::new(sans).map_err(failed(what))?;
+    params.distinguished_name.push(DnType::CommonName, what);
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    params.use_authority_key_identifier_extension = true;
+    Ok(params)
 }
 
 fn authority(name: &str) -> Result<CertificateParams, Error> {

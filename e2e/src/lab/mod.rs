@@ -1,8 +1,10 @@
 //! A running lab, as tests and `e2e up` use it.
 
 mod audit;
+mod checkpoint;
 mod cluster;
 mod dns;
+mod enclave;
 mod fleet;
 mod manifests;
 mod node;
@@ -21,15 +23,17 @@ use std::{
 };
 
 pub use audit::{Audit, Mark, Write};
+pub use checkpoint::{Checkpoint, Moment, Point, Run};
 pub use cluster::{API_URL, ClusterOptions};
 pub use dns::Dns;
+pub use enclave::Enclave;
 pub use fleet::{Fleet, Lease};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{Api, Client, api::PostParams};
 pub use node::{NAME as NODE_NAME, Node, TOOLS, sweep};
 pub use operator::{OWN_NAMESPACE, Operator, OperatorOptions, RESPONDER_PORT};
 pub use pebble::{Pebble, PebbleOptions};
-pub use step_ca::StepCa;
+pub use step_ca::{Orders, StepCa};
 use tokio::sync::{Semaphore, SemaphorePermit};
 pub use traefik::{Traefik, TraefikOptions};
 pub use user::User;

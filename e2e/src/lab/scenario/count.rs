@@ -13,7 +13,7 @@ use waxwing_api::{Certificate, labels};
 use super::{Scenario, Seen, wait::PATIENCE};
 use crate::{
     Error,
-    lab::{OWN_NAMESPACE, User, Write},
+    lab::{User, Write},
     probe,
 };
 
@@ -32,7 +32,7 @@ pub struct Limits {
 impl Scenario<'_> {
     /// Order Secrets.
     pub fn order_secrets(&self) -> Api<OrderSecret> {
-        Api::namespaced(self.client.clone(), OWN_NAMESPACE)
+        Api::namespaced(self.client.clone(), &self.own_namespace)
     }
 
     /// What Waxwing wrote to the API server because of a Certificate, since the test began. All of the
@@ -48,7 +48,7 @@ impl Scenario<'_> {
         let writes = self.lab.audit().writes_since(self.begun)?;
         let of_this = |write: &Write| {
             write.user == User::Waxwing.name()
-                && seen.iter().any(|(uid, seen)| belongs(write, &self.namespace, uid, seen))
+                && seen.iter().any(|(uid, seen)| self.belongs(write, uid, seen))
         };
         Ok(writes.into_iter().filter(of_this).collect())
     }
@@ -139,7 +139,7 @@ impl Scenario<'_> {
         let ours =
             ListParams::default().labels(&format!("{}={}", labels::MANAGED_BY, labels::MANAGED_BY_WAXWING));
         let zone = format!(".{}.test", self.namespace);
-        let routes: Api<Ingress> = Api::namespaced(self.client.clone(), OWN_NAMESPACE);
+        let routes: Api<Ingress> = Api::namespaced(self.client.clone(), &self.own_namespace);
         let routes = routes.list(&ours).await.map_err(Error::kube(|| "listing routes"))?;
         left.extend(
             routes
@@ -157,6 +157,25 @@ impl Scenario<'_> {
             self.api::<Pod>().list(&ListParams::default()).await.map_err(Error::kube(|| "listing Pods"))?;
         left.extend(pods.items.iter().map(|pod| format!("Pod {}", pod.name_any())));
         Ok(left)
+    }
+
+    /// Whether a write was for the Certificate with this UID.
+    fn belongs(&self, write: &Write, uid: &str, seen: &Seen) -> bool {
+        let name = write.name.as_str();
+        if write.namespace == self.namespace {
+            return match write.resource.as_str() {
+                "certificates" | "certificates/status" => name == seen.name,
+                "secrets" => name == seen.secret,
+                "events" => name.strip_prefix(&seen.name).is_some_and(|rest| rest.starts_with('.')),
+                _ => false,
+            };
+        }
+        write.namespace == self.own_namespace
+            && match write.resource.as_str() {
+                "secrets" => name == labels::order_secret_name(uid),
+                "ingresses" => seen.hosts.iter().any(|host| name.starts_with(&format!("route-{host}-"))),
+                _ => false,
+            }
     }
 
     /// The names of the namespace's Certificates, sorted.
@@ -177,23 +196,4 @@ fn url(request: &Value) -> String {
 fn hosts(ingress: &Ingress) -> Vec<String> {
     let rules = ingress.spec.iter().flat_map(|spec| spec.rules.iter().flatten());
     rules.filter_map(|rule| rule.host.clone()).collect()
-}
-
-/// Whether a write was for the Certificate with this UID.
-fn belongs(write: &Write, namespace: &str, uid: &str, seen: &Seen) -> bool {
-    let name = write.name.as_str();
-    if write.namespace == namespace {
-        return match write.resource.as_str() {
-            "certificates" | "certificates/status" => name == seen.name,
-            "secrets" => name == seen.secret,
-            "events" => name.strip_prefix(&seen.name).is_some_and(|rest| rest.starts_with('.')),
-            _ => false,
-        };
-    }
-    write.namespace == OWN_NAMESPACE
-        && match write.resource.as_str() {
-            "secrets" => name == labels::order_secret_name(uid),
-            "ingresses" => seen.hosts.iter().any(|host| name.starts_with(&format!("route-{host}-"))),
-            _ => false,
-        }
 }

@@ -33,7 +33,7 @@ pub use wait::{PATIENCE, Stopped, condition};
 use waxwing_api::{Certificate, ClusterIssuer, Issuer};
 pub use web::{Answer, Web};
 
-use super::{Lab, Mark, Operator, User};
+use super::{Lab, Mark, OWN_NAMESPACE, Operator, User};
 use crate::Error;
 
 /// One test's place in a lab: a namespace and names of its own, so that tests run beside each other.
@@ -42,6 +42,8 @@ pub struct Scenario<'stage> {
     operator: &'stage Operator,
     client: Client,
     namespace: String,
+    /// Waxwing's.
+    own_namespace: String,
     begun: Mark,
     /// UIDs of the Certificates that it has seen: their order Secrets are named so.
     seen: Mutex<BTreeMap<String, Seen>>,
@@ -74,9 +76,16 @@ impl<'stage> Scenario<'stage> {
             lab,
             operator,
             namespace,
+            own_namespace: OWN_NAMESPACE.to_owned(),
             seen: Mutex::default(),
             witnesses: AtomicU32::new(0),
         })
+    }
+
+    /// The same, of a Waxwing whose own namespace is another than the lab's.
+    #[must_use]
+    pub(super) fn with_own_namespace(self, own_namespace: &str) -> Self {
+        Self { own_namespace: own_namespace.to_owned(), ..self }
     }
 
     /// The lab around it.

@@ -55,7 +55,8 @@ impl Roots {
 }
 
 impl Pair {
-    pub(super) fn of(secret: &Secret) -> Result<Self, Error> {
+    /// What a Secret holds.
+    pub fn of(secret: &Secret) -> Result<Self, Error> {
         let name = secret.name_any();
         let text = |key: &str| {
             let ByteString(bytes) = secret.data.as_ref().and_then(|data| data.get(key)).ok_or_else(|| {
