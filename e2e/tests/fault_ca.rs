@@ -456,7 +456,11 @@ async fn listed(stage: &Stage, issued: &Issued) -> Vec<String> {
     let (_, list) = x509_parser::revocation_list::CertificateRevocationList::from_der(&list).unwrap();
     list.verify_signature(issuer.public_key()).unwrap();
     let hex = |bytes: &[u8]| {
-        bytes.iter().skip_while(|byte| **byte == 0).map(|byte| format!("{byte:02x}")).collect()
+        let significant = bytes.iter().skip_while(|byte| **byte == 0);
+        significant
+            .flat_map(|byte| [byte >> 4, byte & 15])
+            .filter_map(|digit| char::from_digit(u32::from(digit), 16))
+            .collect()
     };
     list.iter_revoked_certificates().map(|one| hex(one.raw_serial())).collect()
 }

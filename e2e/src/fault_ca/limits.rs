@@ -212,7 +212,7 @@ mod tests {
              after 1970-01-02 09:36:00 UTC: see \
              https://letsencrypt.org/docs/rate-limits/#new-certificates-per-exact-set-of-hostnames"
         );
-        let next = later(begin, Duration::from_secs(120_960));
+        let next = later(begin, Duration::from_mins(2016));
         buckets.check(&limits, &set, next).unwrap();
         buckets.spend(&limits, &set, next);
         assert!(buckets.check(&limits, &set, next).is_err());

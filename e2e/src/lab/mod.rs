@@ -169,7 +169,9 @@ impl Lab {
             step(&Part::StepCa.title());
         }
         let traefik = match parts.traefik {
-            Some(options) => Some(Traefik::start("traefik", NODE_ADDRESS, &options, &cluster, &places).await?),
+            Some(options) => {
+                Some(Traefik::start("traefik", NODE_ADDRESS, &options, &cluster, &places).await?)
+            }
             None => None,
         };
         if traefik.is_some() {
