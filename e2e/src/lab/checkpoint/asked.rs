@@ -7,7 +7,7 @@ use http::{Method, Uri};
 pub(super) enum Asked {
     /// It counts. The text is the same for the same step of any issuance.
     Once(String),
-    /// It stays open and is answered piece by piece.
+    /// It keeps a cache filled: a watch, and the list that it begins with. These come whenever a watch ends.
     Watch,
     /// It has to do with who leads, and comes by the clock.
     Lease,
@@ -15,10 +15,6 @@ pub(super) enum Asked {
 
 /// What is asked of the API server by a Waxwing whose own namespace is `own`.
 pub(super) fn api_server(method: &Method, uri: &Uri, own: &str) -> Asked {
-    let parameters = uri.query().unwrap_or_default().split('&');
-    if parameters.into_iter().any(|parameter| matches!(parameter, "watch=true" | "watch=1")) {
-        return Asked::Watch;
-    }
     let mut path = uri.path().split('/').filter(|part| !part.is_empty()).peekable();
     // api/VERSION, or apis/GROUP/VERSION
     let head = if path.next() == Some("apis") { 2 } else { 1 };
@@ -33,7 +29,7 @@ pub(super) fn api_server(method: &Method, uri: &Uri, own: &str) -> Asked {
         return Asked::Lease;
     }
     let verb = match (method, path.next().is_some()) {
-        (&Method::GET, false) => "list",
+        (&Method::GET, false) => return Asked::Watch,
         (&Method::GET, true) => "get",
         (&Method::POST, _) => "create",
         (&Method::DELETE, _) => "delete",
@@ -70,7 +66,11 @@ mod tests {
             asked(&Method::PATCH, "/apis/waxwing.dev/v1/namespaces/web/certificates/shop/status?"),
             once("patch certificates/status in the user's namespace")
         );
-        assert_eq!(asked(&Method::GET, "/apis/waxwing.dev/v1/certificates"), once("list certificates"));
+        assert_eq!(asked(&Method::GET, "/apis/waxwing.dev/v1/certificates"), Asked::Watch);
+        assert_eq!(
+            asked(&Method::GET, "/api/v1/namespaces/web/secrets/shop"),
+            once("get secrets in the user's namespace")
+        );
         assert_eq!(asked(&Method::GET, "/api/v1/namespaces/web/secrets?limit=500&watch=true"), Asked::Watch);
         let lease = "/apis/coordination.k8s.io/v1/namespaces/system/leases/waxwing";
         assert_eq!(asked(&Method::PATCH, lease), Asked::Lease);
