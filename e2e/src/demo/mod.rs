@@ -100,6 +100,11 @@ pub fn run_lab(named: &Named, wish: Option<Install>, image: Option<PathBuf>) -> 
                 running.ports.https
             ),
         ),
+        (
+            "Renew:",
+            "kubectl annotate wcert shop -n web --overwrite waxwing.dev/renew=$(date -u +%FT%TZ)".to_owned(),
+        ),
+        ("      ", "kubectl get wcert shop -n web -o wide --watch".to_owned()),
         ("Break:", "kubectl apply -f examples/broken.yaml; kubectl get wcert -n broken -o wide".to_owned()),
         ("Logs: ", logs),
         ("End:  ", "make demo-down".to_owned()),
