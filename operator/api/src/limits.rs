@@ -57,10 +57,12 @@ pub struct LimitUse {
     pub time: Time,
 
     /// URL of the account at the CA.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 2048))]
     pub account: String,
 
     /// Of which scopes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 4))]
     #[x_kube(merge_strategy = ListMerge::Atomic)]
     pub scopes: Vec<RateScope>,
