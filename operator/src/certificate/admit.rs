@@ -66,9 +66,10 @@ pub fn admit(wanted: &Wanted, key: &IssuerKey, facts: &Facts<'_>) -> Result<Arc<
     }
     let issuer = match facts.issuer {
         Lookup::Missing => {
+            let field = if *key == wanted.issuer { "issuerRef" } else { "fallbackIssuerRefs" };
             return refuse(
                 reason::ISSUER_NOT_FOUND,
-                format!("there is no {key}; create it, or correct the reference to it"),
+                format!("there is no {key}; create it, or correct {field}"),
             );
         }
         Lookup::NotReady { reason: why, message } => {
