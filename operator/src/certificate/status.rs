@@ -139,9 +139,9 @@ pub fn report(certificate: &Certificate, held: &Held<'_>, outcome: &Outcome, now
     let issuing = match outcome {
         Outcome::Kept => {
             forget_failures(&mut status);
-            let stopped_otherwise = find(&before.conditions, reason::ISSUING)
-                .is_some_and(|condition| condition.status == "True" || condition.reason != reason::ISSUED);
-            stopped_otherwise
+            let says_so = find(&before.conditions, reason::ISSUING)
+                .is_some_and(|condition| condition.status == "False" && condition.reason == reason::ISSUED);
+            (!says_so)
                 .then(|| (false, reason::ISSUED, "The stored certificate is what the spec asks for.".into()))
         }
         Outcome::Waiting => None,
@@ -469,6 +469,16 @@ mod tests {
         let second = report(&certificate, &holding(&leaf), &Outcome::Kept, later);
         assert_eq!(second.status, first.status, "nothing happened, so nothing changes");
         assert_eq!(second.event, None);
+    }
+
+    #[test]
+    fn a_pair_that_was_there_before_has_both_conditions() {
+        // As after a crash between the Secret and the status, or where a Secret was taken over.
+        let leaf = leaf("01");
+        let kept = report(&certificate(&["a.example"]), &holding(&leaf), &Outcome::Kept, NOW).status;
+        for type_ in [reason::READY, reason::ISSUING] {
+            assert_eq!(find(&kept.conditions, type_).unwrap().reason, reason::ISSUED);
+        }
     }
 
     #[test]
