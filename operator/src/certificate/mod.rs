@@ -5,6 +5,7 @@
 
 pub mod admit;
 pub mod advice;
+mod attempt;
 pub mod budget;
 pub mod candidates;
 pub mod claims;

@@ -1,0 +1,267 @@
+//! One issuer is asked for a certificate: whether it may be, what its limits leave, and the engine's part.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use kube::ResourceExt;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::watch;
+use waxwing_acme::limits::{Applicant as Orderer, Settled};
+use waxwing_acme::{Issued, Progress, Request, Step, obtain};
+use waxwing_api::RehearseWhen;
+
+use super::admit::{self, Facts, Refusal};
+use super::budget;
+use super::candidates::candidates;
+use super::claims::claims;
+use super::decide;
+use super::issue::{Line, WORTH_TELLING};
+use super::key_encoding;
+use super::order_secret::OrderSecret;
+use super::setback::Setback;
+use super::status::{self, Outcome};
+use super::target_secret::{Ours, Stored};
+use super::wanted::Wanted;
+use crate::issuer::{IssuerKey, Lookup, ReadyIssuer, health};
+use crate::solver::{Applicant, solvers_for};
+
+impl Line<'_> {
+    /// Whom to ask now. An order that is open says who was asked last.
+    pub(super) async fn candidates<'w>(
+        &self,
+        wanted: &'w Wanted,
+        stored: &Stored,
+        journal: &OrderSecret,
+        now: Timestamp,
+    ) -> Vec<&'w IssuerKey> {
+        let account = journal.account_url().await;
+        let open_order = account.and_then(|account| {
+            wanted.issuers().find(|key| match self.context.issuers.lookup(key) {
+                Lookup::Ready(issuer) => issuer.account.url() == account,
+                Lookup::Missing | Lookup::NotReady { .. } => false,
+            })
+        });
+        let serving = decide::serving(wanted, stored, now).ok();
+        let serving = serving.and_then(|leaf| {
+            let renew_at = self.due(wanted, Some(leaf), self.advice.as_ref(), now).at?;
+            Some((leaf, renew_at))
+        });
+        candidates(wanted, open_order, serving, now)
+    }
+
+    /// Asks one issuer. `others` says whether it is one of several.
+    pub(super) async fn ask(
+        &self,
+        wanted: &Wanted,
+        stored: &Stored,
+        journal: &OrderSecret,
+        key: &IssuerKey,
+        others: bool,
+    ) -> Result<(Arc<ReadyIssuer>, Issued), Setback> {
+        // admit
+        let lookup = self.issuer(key).await;
+        let issuer =
+            self.admit(wanted, key, stored, &lookup).map_err(|refusal| Setback::refused(key, refusal))?;
+        if others && self.context.issuers.pass(&issuer, Timestamp::now()).is_err() {
+            return Err(Setback::refused(key, admit::silent_ca(key)));
+        }
+        // order, authorize, finalize
+        if let Some(rehearsal) = self.rehearsal(&issuer).await {
+            match self.obtain(wanted, stored, &rehearsal, journal).await {
+                Ok(_) => {
+                    tracing::info!(issuer = %rehearsal.key, "the rehearsal passed");
+                    self.context.budget.settle(&rehearsal, &self.uid(), &Settled::Issued);
+                }
+                // It is there to save this CA's limits, not to stand in the way.
+                Err(Setback::Failed { error, .. }) if health::is_outage(&error) => {
+                    tracing::info!(%error, issuer = %rehearsal.key, "there is no rehearsal");
+                }
+                Err(Setback::Limited { wait, .. }) => {
+                    tracing::info!(because = %wait, issuer = %rehearsal.key, "there is no rehearsal");
+                }
+                Err(setback) => return Err(setback),
+            }
+        }
+        let issued = self.obtain(wanted, stored, &issuer, journal).await?;
+        Ok((issuer, issued))
+    }
+
+    /// The issuer to rehearse at now, if there is one and it is ready.
+    async fn rehearsal(&self, issuer: &ReadyIssuer) -> Option<Arc<ReadyIssuer>> {
+        let (key, when) = issuer.rehearsal.as_ref()?;
+        let failures = status::failures(&self.certificate, Timestamp::now());
+        let due = match when {
+            RehearseWhen::Always => true,
+            RehearseWhen::AfterFailure => failures.same_spec && failures.count > 0,
+        };
+        match self.issuer(key).await {
+            Lookup::Ready(rehearsal) if due => Some(rehearsal),
+            _ => None,
+        }
+    }
+
+    /// What is known of the issuer, after giving one that was applied with the Certificate the time to get ready.
+    async fn issuer(&self, key: &IssuerKey) -> Lookup {
+        let mut changes = self.context.issuers.changes();
+        let ready = async {
+            loop {
+                let lookup = self.context.issuers.lookup(key);
+                if matches!(lookup, Lookup::Ready(_)) || changes.recv().await == Err(RecvError::Closed) {
+                    return lookup;
+                }
+            }
+        };
+        tokio::time::timeout(WORTH_TELLING, ready).await.unwrap_or_else(|_| self.context.issuers.lookup(key))
+    }
+
+    fn admit(
+        &self,
+        wanted: &Wanted,
+        key: &IssuerKey,
+        stored: &Stored,
+        issuer: &Lookup,
+    ) -> Result<Arc<ReadyIssuer>, Refusal> {
+        let watches = &self.context.watches;
+        let ingresses = watches.ingresses.store().state();
+        let claims = claims(
+            &wanted.names,
+            &self.namespace,
+            &self.context.own_namespace,
+            ingresses.iter().map(|ingress| &**ingress),
+            &watches.gateway_api.all(),
+        );
+        let namespace = watches.namespaces.get(None, &self.namespace);
+        let namespace_labels = namespace.map(|namespace| namespace.labels().clone()).unwrap_or_default();
+        let facts = Facts {
+            namespace: &self.namespace,
+            namespace_labels: &namespace_labels,
+            issuer,
+            claims: &claims,
+            stored,
+        };
+        admit::admit(wanted, key, &facts)
+    }
+
+    /// Who asks for an order, as far as limits make a difference.
+    fn orderer(&self, wanted: &Wanted, stored: &Stored, issuer: &ReadyIssuer, now: Timestamp) -> Orderer {
+        let leaf = decide::leaf(stored);
+        let facts = budget::Facts {
+            leaf,
+            due: self.due(wanted, leaf, self.advice.as_ref(), now).at,
+            same_issuer: wanted.issuer_of(stored) == Some(&issuer.key),
+            replaces: replaces(wanted, stored, issuer)
+                .and_then(|_| self.advice.as_ref().map(|advice| advice.window)),
+            failures: status::failures(&self.certificate, now),
+        };
+        budget::applicant(&self.certificate, wanted, issuer, &facts, now)
+    }
+
+    /// The engine's part. A step that lasts is told in the status, once.
+    async fn obtain(
+        &self,
+        wanted: &Wanted,
+        stored: &Stored,
+        issuer: &Arc<ReadyIssuer>,
+        journal: &OrderSecret,
+    ) -> Result<Issued, Setback> {
+        let passage = self.context.hosts.enter(&wanted.names, issuer.account.thumbprint()).await;
+        if passage.waited {
+            // The world may have changed in the meantime.
+            return Err(Setback::Outdated);
+        }
+        let orderer = self.orderer(wanted, stored, issuer, Timestamp::now());
+        if journal.account_url().await.as_deref() == Some(issuer.account.url()) {
+            self.context.budget.resume(issuer, &orderer);
+        } else if let Err(wait) = self.context.budget.admit(issuer, &orderer) {
+            return Err(Setback::Limited { issuer: Arc::clone(issuer), wait });
+        }
+        let reuse_key = match stored {
+            Stored::Ours(ours) if wanted.keep_key && ours.revoked.is_none() => reusable_key(ours, wanted),
+            _ => None,
+        };
+        let request = Request {
+            identifiers: wanted.identifiers(),
+            common_name: wanted.common_name.clone(),
+            profile: wanted.profile.clone().or_else(|| issuer.profile.clone()),
+            key: wanted.key,
+            reuse_key,
+            replaces: replaces(wanted, stored, issuer),
+            preferred_chain: issuer.preferred_chain.clone(),
+        };
+        let applicant = Applicant {
+            labels: self.certificate.labels().clone(),
+            names: wanted.names.iter().filter(|name| !name.starts_with("*.")).cloned().collect(),
+            namespace: self.namespace.clone(),
+            thumbprint: issuer.account.thumbprint().to_owned(),
+            uid: self.certificate.uid().unwrap_or_default(),
+        };
+        let solvers = solvers_for(&self.context.solvers, &issuer.solvers, applicant);
+        let (steps, seen) = watch::channel(String::new());
+        let progress = Steps { steps };
+        let result = tokio::select! {
+            result = obtain(&issuer.account, &request, journal, &solvers, &progress) => result,
+            never = self.tell_steps(wanted, stored, seen) => match never {},
+        };
+        self.context.issuers.attempted(issuer, result.as_ref().err(), Timestamp::now());
+        result.map_err(|error| {
+            let used = self.context.budget.failed(issuer, &orderer, &error);
+            Setback::Failed { issuer: Arc::clone(issuer), error, used }
+        })
+    }
+
+    async fn tell_steps(
+        &self,
+        wanted: &Wanted,
+        stored: &Stored,
+        mut steps: watch::Receiver<String>,
+    ) -> std::convert::Infallible {
+        loop {
+            let step = steps.borrow_and_update().clone();
+            tokio::select! {
+                changed = steps.changed() => match changed {
+                    Ok(()) => continue,
+                    Err(_) => std::future::pending().await,
+                },
+                () = tokio::time::sleep(WORTH_TELLING) => {}
+            }
+            let now = Timestamp::now();
+            if let Err(error) =
+                self.reporter.report(&self.held(wanted, stored, now), &Outcome::Working(step), now).await
+            {
+                tracing::debug!(%error, "a step went untold");
+            }
+            if steps.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+}
+
+/// Tells the engine's steps to the log and to whoever waits to put them into the status.
+struct Steps {
+    steps: watch::Sender<String>,
+}
+
+impl Progress for Steps {
+    fn step(&self, step: &Step) {
+        match step {
+            Step::OrderCreated { url } | Step::OrderResumed { url } => tracing::info!(order = url, "{step}"),
+            Step::SelfCheck { identifier, .. } => tracing::info!(authorization = %identifier, "{step}"),
+            _ => tracing::debug!("{step}"),
+        }
+        self.steps.send_replace(step.to_string());
+    }
+}
+
+/// How ARI identifies the certificate that is renewed, so that the CA exempts the order from limits
+/// (RFC 9773 §5). Only a certificate of the same issuer: another account's would be refused.
+fn replaces(wanted: &Wanted, stored: &Stored, issuer: &ReadyIssuer) -> Option<String> {
+    let same_issuer = issuer.ari && wanted.issuer_of(stored) == Some(&issuer.key);
+    decide::leaf(stored).filter(|_| same_issuer).and_then(|leaf| leaf.ari_id.clone())
+}
+
+pub(super) fn reusable_key(ours: &Ours, wanted: &Wanted) -> Option<waxwing_acme::Secret> {
+    let leaf = ours.pair.as_ref().ok().and_then(Option::as_ref)?;
+    let key = ours.private_key_pem.as_ref().filter(|_| leaf.key_algorithm == Some(wanted.key))?;
+    key_encoding::to_pkcs8(key, wanted.key)
+}
