@@ -167,12 +167,8 @@ impl Objects {
                 }
                 Ok(Some(Progress::Waiting(trouble))) => last = trouble,
                 Ok(None) => {}
-                Err(error) => {
-                    last = Trouble::unwatched(&error.to_string());
-                    if is_forbidden(&error) {
-                        break;
-                    }
-                }
+                Err(error) if is_forbidden(&error) => return Err(Trouble::unwatched(&error.to_string())),
+                Err(error) => last = Trouble::untold(&error.to_string()),
             }
         }
         Err(last)

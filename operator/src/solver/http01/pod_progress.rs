@@ -32,13 +32,20 @@ impl Trouble {
         Self { cause: "the pod wasn't seen".to_owned(), fix: FIX_RUN }
     }
 
-    /// It can't be looked at.
+    /// The API server doesn't say.
+    pub fn untold(why: &str) -> Self {
+        Self { cause: format!("the API server doesn't tell of the pod: {why}"), fix: FIX_AWAY }
+    }
+
+    /// Waxwing may not look at it.
     pub fn unwatched(why: &str) -> Self {
         Self { cause: format!("the pod can't be watched: {why}"), fix: FIX_RIGHTS }
     }
 }
 
 const FIX_RIGHTS: &str = "Give Waxwing the rights that this way of solving needs; the page HTTP-01 of its documentation lists them.";
+const FIX_AWAY: &str =
+    "Nothing if it was only away: the order is kept, and the next attempt goes on with it.";
 const FIX_IMAGE: &str = "Check that nodes can pull Waxwing's image from this namespace: set podTemplate.spec.imagePullSecrets, \
      or another image with --solver-image.";
 const FIX_SCHEDULE: &str =
