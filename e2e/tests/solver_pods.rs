@@ -55,16 +55,18 @@ async fn pods_answer_and_what_keeps_them_is_told() -> Result<(), Error> {
 
     // Waxwing's image isn't on the node yet, and there is no registry.
     let [image, quota, security, nodes] = scenarios(&stage, ["image", "quota", "security", "nodes"]).await?;
-    tokio::try_join!(
+    let (image, quota, security, nodes) = tokio::join!(
         an_image_that_cant_be_pulled(&image),
         a_quota_that_is_used_up(&quota),
         a_template_that_pod_security_refuses(&security),
         no_node_that_fits(&nodes),
-    )?;
+    );
+    all([image, quota, security, nodes])?;
 
     assert_eq!(stage.lab().node()?.import(&archive).await?, [name]);
     let [pod, in_place, crash] = scenarios(&stage, ["pod", "in-place", "crash"]).await?;
-    tokio::try_join!(a_pod_answers(&pod), a_pod_answers_behind_a_path(&in_place))?;
+    let (pod, in_place) = tokio::join!(a_pod_answers(&pod), a_pod_answers_behind_a_path(&in_place));
+    all([pod, in_place])?;
     what_a_crash_left_is_swept(&crash).await
 }
 
@@ -74,6 +76,16 @@ async fn scenarios<'s, const N: usize>(
 ) -> Result<[Scenario<'s>; N], Error> {
     let made = futures::future::try_join_all(names.map(|name| stage.scenario(name))).await?;
     made.try_into().map_err(|_| Error::Invalid { what: "scenarios".to_owned(), why: "too few".to_owned() })
+}
+
+/// Every failure, not the first alone: they come from one run that takes minutes.
+fn all<const N: usize>(outcomes: [Result<(), Error>; N]) -> Result<(), Error> {
+    let failures: Vec<String> =
+        outcomes.into_iter().filter_map(Result::err).map(|error| error.to_string()).collect();
+    if failures.is_empty() {
+        return Ok(());
+    }
+    Err(Error::Invalid { what: format!("{} scenarios", failures.len()), why: failures.join("\n") })
 }
 
 fn solver(template: &Value) -> Value {
