@@ -74,8 +74,17 @@ pub struct Failures {
     pub count: i32,
     /// Begin of the next one.
     pub next_attempt: Option<Timestamp>,
-    /// Whether they were attempts at the spec as it is now, and nobody has asked for another since.
+    /// Whether they were attempts at the spec as it is now.
     pub same_spec: bool,
+    /// Whether a renewal was asked for since the last of them.
+    pub asked_since: bool,
+}
+
+impl Failures {
+    /// Whether they make the next attempt wait.
+    pub fn hold_back(&self) -> bool {
+        self.same_spec && !self.asked_since
+    }
 }
 
 /// Decides.
@@ -165,7 +174,7 @@ pub fn leaf(stored: &Stored) -> Option<&Leaf> {
 const LONGEST_WAIT: SignedDuration = SignedDuration::from_hours(8 * 24);
 
 fn back_off(failures: Failures, now: Timestamp) -> Option<Timestamp> {
-    let next = failures.next_attempt.filter(|_| failures.same_spec)?;
+    let next = failures.next_attempt.filter(|_| failures.hold_back())?;
     (next > now && next.duration_since(now) <= LONGEST_WAIT).then_some(next)
 }
 
@@ -356,14 +365,16 @@ mod tests {
         assert_eq!(plainly(&stored), Decision::Issue(Reason::Fault(fault.clone())));
         assert_eq!(serving(&wanted(&["a.example"]), &stored, NOW), Err(fault.clone()));
         assert_eq!(fault.reason(), "Revoked");
-        let failures = Failures { count: 1, next_attempt: Some(NOW + hours(1)), same_spec: true };
+        let failures =
+            Failures { count: 1, next_attempt: Some(NOW + hours(1)), same_spec: true, ..Failures::default() };
         let decision = decide(&wanted(&["a.example"]), &stored, None, failures, None, 0, NOW);
         assert_eq!(decision, Decision::Wait { until: NOW + hours(1), reason: Reason::Fault(fault) });
     }
 
     #[test]
     fn back_off_waits_unless_the_spec_has_changed() {
-        let failures = Failures { count: 3, next_attempt: Some(NOW + hours(2)), same_spec: true };
+        let failures =
+            Failures { count: 3, next_attempt: Some(NOW + hours(2)), same_spec: true, ..Failures::default() };
         let at = |failures| decide(&wanted(&["a.example"]), &Stored::Absent, None, failures, None, 0, NOW);
         assert_eq!(
             at(failures),
@@ -381,14 +392,20 @@ mod tests {
 
     #[test]
     fn a_next_attempt_in_two_years_was_not_written_by_waxwing() {
-        let failures = Failures { count: 3, next_attempt: Some(NOW + hours(2 * 365 * 24)), same_spec: true };
+        let failures = Failures {
+            count: 3,
+            next_attempt: Some(NOW + hours(2 * 365 * 24)),
+            same_spec: true,
+            ..Failures::default()
+        };
         let decision = decide(&wanted(&["a.example"]), &Stored::Absent, None, failures, None, 0, NOW);
         assert_eq!(decision, Decision::Issue(Reason::Fault(Fault::DoesNotExist)));
     }
 
     #[test]
     fn an_unreported_order_outranks_back_off_and_a_reported_one_doesnt() {
-        let failures = Failures { count: 3, next_attempt: Some(NOW + hours(2)), same_spec: true };
+        let failures =
+            Failures { count: 3, next_attempt: Some(NOW + hours(2)), same_spec: true, ..Failures::default() };
         let with = |opened_after_failures| {
             let open = Some(OpenOrder { opened_after_failures });
             decide(&wanted(&["a.example"]), &Stored::Absent, open, failures, None, 0, NOW)
@@ -417,7 +434,8 @@ mod tests {
         let due = Due { at: Some(window), postponed: true, ..Due::default() };
         let at = |open, failures| super::decide(&wanted, &stored, open, failures, &due, NOW);
         assert_eq!(at(None, Failures::default()), Decision::Keep { renew_at: Some(window) });
-        let failed = Failures { count: 2, next_attempt: Some(NOW + hours(1)), same_spec: true };
+        let failed =
+            Failures { count: 2, next_attempt: Some(NOW + hours(1)), same_spec: true, ..Failures::default() };
         assert_eq!(at(None, failed), Decision::Wait { until: window, reason: Reason::Renewing });
         let later = Failures { next_attempt: Some(NOW + hours(9)), ..failed };
         assert_eq!(at(None, later), Decision::Wait { until: NOW + hours(9), reason: Reason::Renewing });
@@ -466,7 +484,8 @@ mod tests {
         let expired = stored(leaf_of(&["a.example"], 90 * 24, -1));
         let at = |wanted: &Wanted, failures| decide(wanted, &expired, None, failures, None, 0, NOW);
         assert_eq!(at(&wanted, Failures::default()), Decision::Issue(Reason::Requested));
-        let failures = Failures { count: 2, next_attempt: Some(NOW + hours(9)), same_spec: true };
+        let failures =
+            Failures { count: 2, next_attempt: Some(NOW + hours(9)), same_spec: true, ..Failures::default() };
         assert!(matches!(at(&wanted, failures), Decision::Wait { until, .. } if until == NOW + hours(9)));
         wanted.requested = Some(NOW + hours(2));
         wanted.renewed = true;

@@ -254,7 +254,7 @@ impl Line<'_> {
     ) -> Result<Rest, Interrupted> {
         let now = Timestamp::now();
         let failures = status::failures(&self.certificate, now);
-        let count = if failures.same_spec { failures.count } else { 0 };
+        let count = if failures.hold_back() { failures.count } else { 0 };
         let lifetime = decide::leaf(stored).map(|leaf| decide::until(leaf.not_after, leaf.not_before));
         let attempt = u32::try_from(count).unwrap_or_default().saturating_add(1);
         let failure = Failure {

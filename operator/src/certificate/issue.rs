@@ -199,7 +199,8 @@ impl<'a> Line<'a> {
 
     /// Waits for a turn where the last attempt failed and the next is due.
     async fn turn_to_retry(&self, failures: Failures, now: Timestamp) -> Option<SemaphorePermit<'a>> {
-        let due = failures.next_attempt.is_none_or(|next| next <= now);
+        // Asked for or not: a thousand may be asked for at once.
+        let due = failures.asked_since || failures.next_attempt.is_none_or(|next| next <= now);
         if failures.count == 0 || !failures.same_spec || !due {
             return None;
         }

@@ -29,8 +29,8 @@ pub struct Remark {
     pub text: String,
 }
 
-/// When the stored `leaf`, issued at `issued`, is to be renewed. `suggested` is what the CA says of it; `seed` spreads renewals: stable for
-/// one Certificate.
+/// When the stored `leaf`, issued at `issued`, is to be renewed. `suggested` is what the CA says of it; `seed` spreads
+/// renewals: stable for one Certificate.
 pub fn due(
     wanted: &Wanted,
     leaf: Option<&Leaf>,

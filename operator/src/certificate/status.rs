@@ -117,7 +117,8 @@ pub fn failures(certificate: &Certificate, now: Timestamp) -> Failures {
     Failures {
         count: status.failed_issuance_attempts.unwrap_or_default().max(0),
         next_attempt: status.next_attempt_time.as_ref().map(|time| time.0),
-        same_spec: !starts_afresh(certificate, now),
+        same_spec: attempted_this_spec(certificate),
+        asked_since: asked_since_failure(certificate, now),
     }
 }
 
@@ -126,7 +127,7 @@ pub fn report(certificate: &Certificate, held: &Held<'_>, outcome: &Outcome, now
     let before = certificate.status.clone().unwrap_or_default();
     let generation = certificate.metadata.generation;
     let mut status = before.clone();
-    if starts_afresh(certificate, now) {
+    if !failures(certificate, now).hold_back() {
         forget_failures(&mut status);
     }
     let mut event = describe_held(&mut status, &before, held, now)
@@ -315,11 +316,6 @@ fn fallback(held: &Held<'_>) -> String {
         ),
         _ => String::new(),
     }
-}
-
-/// Whether no attempt that failed counts any more: the spec is another one, or someone has asked for a renewal since.
-fn starts_afresh(certificate: &Certificate, now: Timestamp) -> bool {
-    !attempted_this_spec(certificate) || asked_since_failure(certificate, now)
 }
 
 fn attempted_this_spec(certificate: &Certificate) -> bool {
@@ -588,12 +584,13 @@ mod tests {
         let later = NOW + jiff::SignedDuration::from_mins(1);
         certificate.metadata.annotations =
             Some([(waxwing_api::labels::RENEW.to_owned(), later.to_string())].into());
-        assert!(failures(&certificate, NOW).same_spec, "not yet");
-        assert!(!failures(&certificate, later).same_spec);
+        assert!(failures(&certificate, NOW).hold_back(), "not yet");
+        assert!(!failures(&certificate, later).hold_back());
+        assert!(failures(&certificate, later).same_spec, "a rehearsal that follows failures is still due");
         let again = report(&certificate, &EMPTY, &failed(60), later);
         assert_eq!(again.status.failed_issuance_attempts, Some(1));
         certificate.status = Some(again.status);
-        assert!(failures(&certificate, later).same_spec, "and no loop");
+        assert!(failures(&certificate, later).hold_back(), "and no loop");
     }
 
     #[test]

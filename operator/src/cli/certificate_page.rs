@@ -206,13 +206,14 @@ impl Line {
     }
 }
 
-/// What a failure's message says of its cause, and what it quotes.
+/// What a failure's message says of its cause, and what it quotes in `(asking …)`.
 fn parts(message: &str) -> (Option<String>, Option<String>) {
-    match message.rsplit_once(" (asking ") {
-        Some((cause, quoted)) => {
-            let quoted = quoted.trim_end_matches(['.', '…']).trim_end_matches(')');
-            (Some(cause.to_owned()), Some(quoted.to_owned()))
-        }
+    let parts = message.rsplit_once(" (asking ").and_then(|(cause, rest)| {
+        let (quoted, more) = rest.rsplit_once(')')?;
+        Some((format!("{cause}{}", more.trim_end_matches('.')), quoted.to_owned()))
+    });
+    match parts {
+        Some((cause, quoted)) => (Some(cause), Some(quoted)),
         None => (Some(message.to_owned()), None),
     }
 }
