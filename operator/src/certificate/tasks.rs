@@ -39,18 +39,25 @@ enum Entry {
         /// Tells this task from one that was cancelled and is ending still.
         number: u64,
         intent: Intent,
-        generation: Option<i64>,
-        /// A renewal that was asked for, as the task knows it.
-        request: Option<String>,
+        basis: Basis,
         task: AbortHandle,
         /// Something has happened that the task may not have seen.
         again: bool,
     },
     Resting {
         rest: Rest,
+        basis: Basis,
         stale: bool,
         interruptions: u32,
     },
+}
+
+/// What users have written, as a task knows it. The version that a task has last written may hold something newer.
+#[derive(Clone, Debug, Eq, PartialEq)]
+struct Basis {
+    generation: Option<i64>,
+    /// A renewal that was asked for.
+    request: Option<String>,
 }
 
 /// The part of a spec that an attempt is about: if it changes, the attempt is cancelled.
@@ -74,24 +81,21 @@ impl CertificateTasks {
             return None;
         }
         let now = Timestamp::now();
-        let intent = Intent::of(certificate);
+        let (intent, basis) = (Intent::of(certificate), Basis::of(certificate));
         let mut table = self.shared.table.lock().unwrap_or_else(PoisonError::into_inner);
         let mut interruptions = 0;
         match table.get_mut(&uid) {
-            Some(Entry::Running { intent: running, generation, request, again, .. })
-                if *running == intent =>
-            {
-                *again |=
-                    *generation != certificate.metadata.generation || *request != requested(certificate);
+            Some(Entry::Running { intent: running, basis: known, again, .. }) if *running == intent => {
+                *again |= *known != basis;
                 return None;
             }
             Some(Entry::Running { task, .. }) => {
                 tracing::info!(certificate = %name(certificate), "the spec has changed; the attempt is cancelled");
                 task.abort();
             }
-            Some(Entry::Resting { rest, stale, interruptions: so_far }) => {
+            Some(Entry::Resting { rest, basis: known, stale, interruptions: so_far }) => {
                 // After an interruption its pause is kept to whatever happens, so that nothing can drive a loop.
-                let seen = rest.version == certificate.resource_version() && !*stale;
+                let seen = known.covers(rest, certificate) && !*stale;
                 if rest.wake > now && (seen || *so_far > 0) {
                     return Some(decide::until(rest.wake, now));
                 }
@@ -101,8 +105,7 @@ impl CertificateTasks {
         }
         let number = self.shared.started.fetch_add(1, Ordering::Relaxed);
         let task = self.spawn(number, uid.clone(), Arc::clone(certificate), interruptions);
-        let (generation, request) = (certificate.metadata.generation, requested(certificate));
-        table.insert(uid, Entry::Running { number, intent, generation, request, task, again: false });
+        table.insert(uid, Entry::Running { number, intent, basis, task, again: false });
         None
     }
 
@@ -170,10 +173,10 @@ impl CertificateTasks {
         let mut table = self.shared.table.lock().unwrap_or_else(PoisonError::into_inner);
         match table.get_mut(uid) {
             Some(entry @ Entry::Running { .. }) => {
-                if let Entry::Running { number: running, again, .. } = entry
+                if let Entry::Running { number: running, basis, again, .. } = entry
                     && *running == number
                 {
-                    *entry = Entry::Resting { rest, stale: *again, interruptions };
+                    *entry = Entry::Resting { rest, basis: basis.clone(), stale: *again, interruptions };
                 }
             }
             Some(Entry::Resting { .. }) | None => {}
@@ -192,8 +195,18 @@ impl Intent {
     }
 }
 
-fn requested(certificate: &Certificate) -> Option<String> {
-    certificate.annotations().get(labels::RENEW).cloned()
+impl Basis {
+    fn of(certificate: &Certificate) -> Self {
+        Self {
+            generation: certificate.metadata.generation,
+            request: certificate.annotations().get(labels::RENEW).cloned(),
+        }
+    }
+
+    /// Whether a task that knew this, and rests as `rest` says, has seen all that stands in `certificate`.
+    fn covers(&self, rest: &Rest, certificate: &Certificate) -> bool {
+        rest.version == certificate.resource_version() && *self == Self::of(certificate)
+    }
 }
 
 /// The first pause after an interruption; each further one doubles it.
@@ -227,6 +240,20 @@ mod tests {
         assert_eq!(Intent::of(&before), Intent::of(&after));
         after.spec.secret_name = "other".into();
         assert_ne!(Intent::of(&before), Intent::of(&after));
+    }
+
+    #[test]
+    fn what_was_written_while_a_task_ran_is_news_though_the_task_wrote_last() {
+        let mut certificate = certificate(&["a.example"]);
+        certificate.metadata.resource_version = Some("7".into());
+        let rest = Rest { wake: Timestamp::MAX, version: Some("7".into()) };
+        let known = Basis::of(&certificate);
+        assert!(known.covers(&rest, &certificate));
+        let mut asked = certificate.clone();
+        asked.metadata.annotations = Some([(labels::RENEW.into(), "2026-11-26T12:00:00Z".into())].into());
+        assert!(!known.covers(&rest, &asked));
+        certificate.metadata.generation = Some(2);
+        assert!(!known.covers(&rest, &certificate));
     }
 
     #[test]
