@@ -54,6 +54,9 @@ struct State {
 const BUFFER: usize = 1024;
 /// A limit that a CA calls used up without a time.
 const UNNAMED: Duration = Duration::from_mins(10);
+/// A limit that a CA calls used up without saying which holds the others of the account up for so long: so that not all
+/// ask at once, and one name's limit doesn't stop everybody for a week. Who was refused waits for the CA's time.
+const UNSAID: Duration = Duration::from_secs(30);
 
 impl Budget {
     /// What is known at the begin of a term. The caches must have been filled.
@@ -108,6 +111,7 @@ impl Budget {
                 Retry::NotBefore(until) => whole(until),
                 Retry::Backoff | Retry::AfterChange => later(now(), UNNAMED),
             };
+            let until = if refused.scope.is_some() { until } else { until.min(whole(later(now(), UNSAID))) };
             tracing::info!(limit = ?refused, ca = issuer.ca, %until, "the CA says that a limit is used up");
             self.state(issuer).ledger.refused(&issuer.limits, applicant, &refused, until);
         }
@@ -167,7 +171,9 @@ impl State {
         for (limits, open) in &memory.open {
             state.ledger.resume(limits, &open.by, open.since);
         }
-        for (limits, by, refused, until) in &memory.refused {
+        for (limits, by, refused, until) in
+            memory.refused.iter().filter(|(_, _, refused, _)| refused.scope.is_some())
+        {
             state.ledger.refused(limits, by, refused, *until);
         }
         for (limits, by) in &memory.waiting {
