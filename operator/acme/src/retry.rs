@@ -67,7 +67,7 @@ pub fn parse_retry_after(value: &str, now: Timestamp) -> Option<Timestamp> {
 }
 
 /// `now` and `pause` later, or the end of time.
-pub(crate) fn after(now: Timestamp, pause: Duration) -> Timestamp {
+pub fn after(now: Timestamp, pause: Duration) -> Timestamp {
     now.saturating_add(pause).unwrap_or(Timestamp::MAX)
 }
 

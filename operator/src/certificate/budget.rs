@@ -304,24 +304,17 @@ mod tests {
     use std::time::Duration;
 
     use waxwing_acme::limits::{Scope, Spent};
-    use waxwing_acme::{Error, KeyAlgorithm, Problem, RequestError};
+    use waxwing_acme::{Error, Problem, RequestError};
 
-    use super::super::wanted::tests::wanted;
+    use super::super::wanted::tests::{self, wanted};
     use super::*;
 
     const NOW: Timestamp = Timestamp::constant(1_800_000_000, 0);
 
     fn leaf(names: &[&str]) -> Leaf {
         Leaf {
-            not_before: NOW,
-            not_after: later(NOW, Duration::from_hours(90 * 24)),
-            serial: "01".into(),
             dns_names: names.iter().map(|name| (*name).to_owned()).collect(),
-            ip_addresses: Vec::new(),
-            common_name: None,
-            issuer: "test".into(),
-            ari_id: None,
-            key_algorithm: Some(KeyAlgorithm::EcdsaP256),
+            ..tests::leaf(NOW, later(NOW, Duration::from_hours(90 * 24)))
         }
     }
 

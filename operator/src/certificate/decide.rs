@@ -7,6 +7,8 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use waxwing_acme::Leaf;
 
+pub use waxwing_acme::retry::after as later;
+
 use super::renewal::Due;
 use super::target_secret::Stored;
 use super::wanted::Wanted;
@@ -231,11 +233,6 @@ impl fmt::Display for Fault {
             Self::IssuerChanged => f.write_str("the stored certificate comes from another issuer"),
         }
     }
-}
-
-/// `now` and `pause` later, or the end of time.
-pub fn later(now: Timestamp, pause: Duration) -> Timestamp {
-    now.saturating_add(pause).unwrap_or(Timestamp::MAX)
 }
 
 /// A duration as std has it; negative ones are zero.

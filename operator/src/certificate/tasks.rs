@@ -220,7 +220,7 @@ fn interrupted(error: Option<&Interrupted>, interruptions: u32, version: Option<
     } else {
         tracing::error!(again_in = ?pause, "the task panicked; this is a bug in Waxwing");
     }
-    Rest { wake: Timestamp::now().saturating_add(pause).unwrap_or(Timestamp::MAX), version }
+    Rest { wake: decide::later(Timestamp::now(), pause), version }
 }
 
 fn name(certificate: &Certificate) -> String {

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use waxwing_acme::{Error, Failure, ObtainError, ObtainErrorKind};
+use waxwing_acme::{Error, Failure, ObtainError, ObtainErrorKind, retry::after as later};
 
 /// Failures in a row after which the CA isn't asked for a while.
 const THRESHOLD: u32 = 3;
@@ -57,10 +57,6 @@ pub fn is_outage(error: &ObtainError) -> bool {
         ObtainErrorKind::Ca { source: Error::Answer { .. }, .. } | ObtainErrorKind::Deadline { .. } => true,
         _ => error.problem().is_some_and(|problem| problem.acme_type() == "serverInternal"),
     }
-}
-
-fn later(now: Timestamp, pause: Duration) -> Timestamp {
-    now.saturating_add(pause).unwrap_or(Timestamp::MAX)
 }
 
 #[cfg(test)]
