@@ -219,6 +219,15 @@ impl Account {
         Self { inner: Arc::new(AccountInner { signed: signed.clone(), url: url.clone(), timing }) }
     }
 
+    /// The same account, whose requests leave most of the turns at the CA to those of others: for names that have
+    /// failed, so that however many they are, those that do pass don't wait for them.
+    #[must_use]
+    pub fn yielding(&self) -> Self {
+        let AccountInner { signed, url, timing } = &*self.inner;
+        let signed = Signed { http: signed.http.yielding(), ..signed.clone() };
+        Self { inner: Arc::new(AccountInner { signed, url: url.clone(), timing: *timing }) }
+    }
+
     pub(crate) fn timing(&self) -> Timing {
         self.inner.timing
     }

@@ -301,9 +301,10 @@ impl Pending {
         }
     }
 
-    /// Tells the CA that the challenge can be validated; its Retry-After.
+    /// Tells the CA that the challenge can be validated; its Retry-After. Some, such as step-ca, look before they
+    /// answer: a name that doesn't answer them must not keep others waiting.
     async fn tell(&self, account: &Account) -> Result<Option<Timestamp>, ObtainErrorKind> {
-        match account.signed().post(&self.challenge_url, Payload::Json(&json!({}))).await {
+        match account.signed().lengthy().post(&self.challenge_url, Payload::Json(&json!({}))).await {
             Ok(answer) => Ok(LastAnswer::of(&answer).retry_after),
             // It may have been told already, by a request whose answer was lost: the authorization says so.
             Err(error) if is_told_already(&error) => Ok(None),

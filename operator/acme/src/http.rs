@@ -3,6 +3,7 @@
 use std::error::Error as StdError;
 use std::fmt;
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,10 +19,10 @@ use jiff::Timestamp;
 use rustls::{CertificateError, RootCertStore};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
-use tokio::sync::Semaphore;
 use tracing::info;
 
 use crate::retry::parse_retry_after;
+use crate::slots::Slots;
 use crate::tls::AcceptAll;
 use crate::{Error, Failure, Problem, RequestError};
 
@@ -34,7 +35,8 @@ pub struct HttpConfig {
     pub connect_timeout: Duration,
     /// The time for a whole request, from connecting to the last byte of the answer.
     pub request_timeout: Duration,
-    /// How many requests may be under way at once. Further ones wait their turn.
+    /// How many requests may be under way at once. Further ones wait their turn. One that the CA answers only when it
+    /// has looked at a challenge counts for a second.
     pub concurrent_requests: usize,
     /// Who is told of each request.
     pub observer: Observer,
@@ -88,11 +90,13 @@ pub enum TrustRoots {
 #[derive(Clone)]
 pub struct Http {
     inner: Arc<Inner>,
+    yields: bool,
+    lengthy: bool,
 }
 
 struct Inner {
     client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
-    slots: Semaphore,
+    slots: Slots,
     request_timeout: Duration,
     observer: Observer,
 }
@@ -110,6 +114,8 @@ pub(crate) const AGENT: &str = concat!("waxwing/", env!("CARGO_PKG_VERSION"));
 const LARGEST_BODY: usize = 1 << 20;
 /// The longest wait for a slot, in whole-request time-outs.
 const TURNS: u32 = 10;
+/// So long a lengthy request keeps its turn.
+const FAIR_TURN: Duration = Duration::from_secs(1);
 
 impl Http {
     /// A client that speaks HTTPS alone.
@@ -142,9 +148,21 @@ impl Http {
             .http2_keep_alive_interval(Duration::from_secs(20))
             .http2_keep_alive_timeout(Duration::from_secs(10))
             .build(connector);
-        let slots = Semaphore::new(config.concurrent_requests.clamp(1, Semaphore::MAX_PERMITS));
+        let slots = Slots::new(config.concurrent_requests);
         let (request_timeout, observer) = (config.request_timeout, config.observer.clone());
-        Ok(Self { inner: Arc::new(Inner { client, slots, request_timeout, observer }) })
+        let inner = Arc::new(Inner { client, slots, request_timeout, observer });
+        Ok(Self { inner, yields: false, lengthy: false })
+    }
+
+    /// The same client, whose requests leave most of the turns to those of others.
+    pub(crate) fn yielding(&self) -> Self {
+        Self { yields: true, ..self.clone() }
+    }
+
+    /// The same client, for requests that the CA may answer late for a reason that lies elsewhere: they let others
+    /// take their turn after [`FAIR_TURN`].
+    pub(crate) fn lengthy(&self) -> Self {
+        Self { lengthy: true, ..self.clone() }
     }
 
     /// Sends a request and reads the whole answer, whatever its status.
@@ -154,14 +172,20 @@ impl Http {
         let fail = |failure| RequestError { method, url: url.clone(), failure };
 
         let patience = self.inner.request_timeout.saturating_mul(TURNS);
-        let slot = tokio::time::timeout(patience, self.inner.slots.acquire()).await;
-        let Ok(Ok(_slot)) = slot else { return Err(fail(Failure::Busy { after: patience })) };
+        let slot = tokio::time::timeout(patience, self.inner.slots.take(self.yields)).await;
+        let Ok(Some(slot)) = slot else { return Err(fail(Failure::Busy { after: patience })) };
 
         let host = request.uri().host().unwrap_or_default().to_owned();
         let started = Instant::now();
-        let outcome = tokio::time::timeout(self.inner.request_timeout, self.send(request))
-            .await
-            .unwrap_or(Err(Failure::Timeout { after: self.inner.request_timeout }));
+        let mut answer = pin!(tokio::time::timeout(self.inner.request_timeout, self.send(request)));
+        let turn = if self.lengthy { FAIR_TURN } else { self.inner.request_timeout };
+        let in_turn = tokio::time::timeout(turn, answer.as_mut()).await;
+        drop(slot);
+        let outcome = match in_turn {
+            Ok(answered) => answered,
+            Err(_) => answer.await,
+        }
+        .unwrap_or(Err(Failure::Timeout { after: self.inner.request_timeout }));
         let elapsed_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
         match &outcome {
             Ok(answer) => info!(method, url, status = answer.status.as_u16(), elapsed_ms, "ACME request"),
@@ -322,4 +346,37 @@ pub(crate) fn root_cause(error: &(dyn StdError + 'static)) -> String {
         cause = next;
     }
     cause.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use axum::Router;
+    use axum::routing::get;
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_answer_that_is_long_in_coming_holds_back_nobody() {
+        let (asked, mut heard) = mpsc::channel(1);
+        let never = move || async move {
+            asked.send(()).await.unwrap();
+            std::future::pending::<()>().await;
+        };
+        let app = Router::new().route("/never", get(never)).route("/at-once", get(|| async {}));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let base = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move { axum::serve(listener, app).await });
+        let one_at_a_time = HttpConfig { concurrent_requests: 1, ..HttpConfig::default() };
+        let http = Http::allowing_plain_http(one_at_a_time).unwrap();
+        let get = |path: &str| Request::get(format!("{base}{path}")).body(Bytes::new()).unwrap();
+
+        let (lengthy, request) = (http.lengthy(), get("/never"));
+        let lengthy = tokio::spawn(async move { lengthy.exchange(request).await });
+        heard.recv().await.unwrap();
+        assert_eq!(http.exchange(get("/at-once")).await.unwrap().status, StatusCode::OK);
+        assert!(!lengthy.is_finished());
+    }
 }

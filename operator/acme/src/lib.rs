@@ -38,6 +38,7 @@ mod secret;
 mod self_check;
 mod session;
 mod signed;
+mod slots;
 mod tls;
 mod windows;
 

@@ -49,6 +49,11 @@ impl Signed {
         }
     }
 
+    /// The same, for requests that the CA may answer late for a reason that lies elsewhere.
+    pub(crate) fn lengthy(&self) -> Self {
+        Self { http: self.http.lengthy(), ..self.clone() }
+    }
+
     /// Fetches a JSON resource (POST-as-GET).
     pub(crate) async fn get<T: DeserializeOwned>(&self, url: &str) -> Result<(T, Answer), Error> {
         let answer = self.post(url, Payload::Get).await?;

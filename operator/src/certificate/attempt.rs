@@ -7,7 +7,7 @@ use kube::ResourceExt;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::watch;
 use waxwing_acme::limits::{Applicant as Orderer, Settled};
-use waxwing_acme::{Issued, Progress, Request, Step, obtain};
+use waxwing_acme::{Account, Issued, Progress, Request, Step, obtain};
 use waxwing_api::RehearseWhen;
 
 use super::admit::{self, Facts, Refusal};
@@ -92,7 +92,7 @@ impl Line<'_> {
         let failures = status::failures(&self.certificate, Timestamp::now());
         let due = match when {
             RehearseWhen::Always => true,
-            RehearseWhen::AfterFailure => failures.same_spec && failures.count > 0,
+            RehearseWhen::AfterFailure => failures.exist(),
         };
         match self.issuer(key).await {
             Lookup::Ready(rehearsal) if due => Some(rehearsal),
@@ -198,8 +198,9 @@ impl Line<'_> {
         let solvers = solvers_for(&self.context.solvers, &issuer.solvers, applicant);
         let (steps, seen) = watch::channel(String::new());
         let progress = Steps { steps };
+        let account = self.account(issuer);
         let result = tokio::select! {
-            result = obtain(&issuer.account, &request, journal, &solvers, &progress) => result,
+            result = obtain(&account, &request, journal, &solvers, &progress) => result,
             never = self.tell_steps(wanted, stored, seen) => match never {},
         };
         self.context.issuers.attempted(issuer, result.as_ref().err(), Timestamp::now());
@@ -207,6 +208,12 @@ impl Line<'_> {
             let used = self.context.budget.failed(issuer, &orderer, &error);
             Setback::Failed { issuer: Arc::clone(issuer), error, used }
         })
+    }
+
+    /// The issuer's account, as it is used for this Certificate: names that have failed come after those that haven't.
+    fn account(&self, issuer: &ReadyIssuer) -> Account {
+        let failed = status::failures(&self.certificate, Timestamp::now()).exist();
+        if failed { issuer.account.yielding() } else { issuer.account.clone() }
     }
 
     async fn tell_steps(

@@ -83,6 +83,11 @@ pub struct Failures {
 }
 
 impl Failures {
+    /// Whether the last attempt at the spec as it is now failed.
+    pub fn exist(&self) -> bool {
+        self.same_spec && self.count > 0
+    }
+
     /// Whether they make the next attempt wait.
     pub fn hold_back(&self) -> bool {
         self.same_spec && !self.asked_since

@@ -201,7 +201,7 @@ impl<'a> Line<'a> {
     async fn turn_to_retry(&self, failures: Failures, now: Timestamp) -> Option<SemaphorePermit<'a>> {
         // Asked for or not: a thousand may be asked for at once.
         let due = failures.asked_since || failures.next_attempt.is_none_or(|next| next <= now);
-        if failures.count == 0 || !failures.same_spec || !due {
+        if !failures.exist() || !due {
             return None;
         }
         // It is never closed.
