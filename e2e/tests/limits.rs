@@ -2,13 +2,16 @@
 
 use e2e::{
     Error,
+    fault_ca::{Behaviour, FaultCa, Kind, Limits},
     lab::{
         Parts, TraefikOptions,
-        scenario::{Scenario, Stage, condition},
+        scenario::{PATIENCE, Scenario, Stage, condition},
     },
+    probe,
     sandbox::SILENT_ADDRESS,
 };
 use jiff::{SignedDuration, Timestamp};
+use kube::api::{DeleteParams, ListParams};
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, MutexGuard, OnceCell};
 use waxwing_api::{Certificate, LimitUse, RateScope, reason};
@@ -99,6 +102,55 @@ async fn namespaces_take_turns() -> Result<(), Error> {
     // Whoever is gone leaves its place.
     greedy.delete::<Certificate>("two").await?;
     modest.nothing_left().await
+}
+
+#[tokio::test]
+async fn sixty_of_one_domain_see_no_refusal_of_a_ca_with_lets_encrypts_limits() -> Result<(), Error> {
+    let (stage, _turn) = alone().await?;
+    let s = stage.scenario("sixty").await?;
+    let behaviour = Behaviour { limits: Limits::lets_encrypt(), ..Behaviour::default() };
+    let ca = FaultCa::start(s.lab().authority(), behaviour)?;
+    let rates = json!([
+        {"scope": "Account", "count": 300, "period": "3h"},
+        {"scope": "RegisteredDomain", "count": 50, "period": "168h"},
+        {"scope": "IdenticalNames", "count": 5, "period": "168h"},
+        {"scope": "FailedValidations", "count": 5, "period": "1h"},
+    ]);
+    s.issuer("ca", json!({"server": ca.directory(), "limits": {"rates": rates}})).await?;
+    s.issuer_is("ca", reason::ACCOUNT_REGISTERED).await?;
+    for number in 0..60 {
+        let name = format!("c{number}");
+        certify(&s, &name, &s.routed(&name)).await?;
+    }
+    // Which fifty it is is nobody's promise.
+    probe::until("50 certificates, and 10 that wait", PATIENCE, || async {
+        let all =
+            s.api::<Certificate>().list(&ListParams::default()).await.map_err(|error| error.to_string())?;
+        let count = |is: &dyn Fn(&Certificate) -> bool| all.items.iter().filter(|one| is(one)).count();
+        let issued = count(&|one| condition(one, reason::READY).is_some_and(|ready| ready.status == "True"));
+        let waiting = count(&|one| {
+            condition(one, reason::ISSUING).is_some_and(|why| why.reason == reason::RATE_LIMITED)
+        });
+        if (issued, waiting) == (50, 10) { Ok(()) } else { Err(format!("{issued} issued, {waiting} wait")) }
+    })
+    .await?;
+    let refused = ca.asked().into_iter().filter(|asked| asked.status == Some(429)).count();
+    assert_eq!((refused, ca.orders().len()), (0, 50));
+    assert_eq!(ca.violations(), Vec::<String>::new());
+
+    // Its own count is full: had Waxwing asked for one more, it would have said so.
+    let rates = json!([{"scope": "RegisteredDomain", "count": 100, "period": "168h"}]);
+    s.issuer("ca", json!({"server": ca.directory(), "limits": {"rates": rates}})).await?;
+    probe::until("a refusal of the CA", PATIENCE, || async {
+        let asked = ca.asked();
+        let refused = asked.iter().any(|asked| asked.kind == Kind::NewOrder && asked.status == Some(429));
+        if refused { Ok(()) } else { Err("none yet".to_owned()) }
+    })
+    .await?;
+    let deleted =
+        s.api::<Certificate>().delete_collection(&DeleteParams::default(), &ListParams::default()).await;
+    deleted.map_err(Error::kube(|| "deleting the Certificates"))?;
+    s.nothing_left().await
 }
 
 #[tokio::test]
