@@ -17,7 +17,6 @@ use kube::{
     client::{Body, ClientBuilder, ConfigExt},
     config::{InferConfigError, KubeConfigOptions, Kubeconfig, KubeconfigError},
 };
-use kube_runtime::utils::Backoff;
 use thiserror::Error;
 use tokio::time::Instant;
 use tower::ServiceBuilder;
@@ -40,37 +39,6 @@ pub struct ClientOptions {
     pub context: Option<String>,
     /// Which process it is, for the API server's audit log: the User-Agent names it.
     pub identity: String,
-}
-
-/// The pauses before an interrupted watch is begun again: from half a second to [`Reconnect::LONGEST`], spread.
-///
-/// kube's default, and client-go's, grow to 30 s. So long a replica would answer no challenge of a new order after
-/// an outage of the API server, and a new leader would see old news.
-#[derive(Clone, Debug, Default)]
-pub struct Reconnect {
-    failures: u32,
-}
-
-impl Reconnect {
-    /// The longest pause.
-    pub const LONGEST: Duration = Duration::from_secs(4);
-    const FIRST: Duration = Duration::from_millis(500);
-}
-
-impl Iterator for Reconnect {
-    type Item = Duration;
-
-    fn next(&mut self) -> Option<Duration> {
-        let pause = Self::FIRST.saturating_mul(1 << self.failures.min(8)).min(Self::LONGEST);
-        self.failures = self.failures.saturating_add(1);
-        Some(pause.mul_f64(rand::random_range(0.5..=1.0)))
-    }
-}
-
-impl Backoff for Reconnect {
-    fn reset(&mut self) {
-        self.failures = 0;
-    }
 }
 
 /// Remembers when the API server was last away. Clones are handles to the same memory.
@@ -293,14 +261,6 @@ mod tests {
             .unwrap_err();
         assert!(error.is_forbidden());
         assert_eq!(error.to_string(), "couldn't apply Secret web/a: secrets \"a\" is forbidden");
-    }
-
-    #[test]
-    fn a_watch_is_begun_again_soon_however_long_the_outage() {
-        let mut pauses = Reconnect::default();
-        assert!(pauses.by_ref().take(1000).all(|pause| pause <= Reconnect::LONGEST));
-        pauses.reset();
-        assert!(pauses.next().unwrap() <= Reconnect::FIRST);
     }
 
     #[tokio::test(start_paused = true)]

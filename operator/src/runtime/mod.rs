@@ -9,6 +9,7 @@ pub mod log;
 mod merge;
 pub mod metrics;
 pub mod permit;
+pub mod reconnect;
 pub mod serve;
 pub mod shutdown;
 pub mod watch;

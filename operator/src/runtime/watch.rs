@@ -22,7 +22,6 @@ use kube::{
     core::{ClusterResourceScope, DeserializeGuard, NamespaceResourceScope, PartialObjectMeta},
 };
 use kube_runtime::{
-    WatchStreamExt,
     reflector::{Lookup, ObjectRef, Store, store::Writer},
     watcher::{self, Event, watcher},
 };
@@ -31,7 +30,7 @@ use thiserror::Error;
 use tokio::sync::broadcast;
 use waxwing_api::{Certificate, ClusterIssuer, Issuer, labels};
 
-use super::{client::Reconnect, gateway_api::GatewayApi, merge::Merge, shutdown::Tasks};
+use super::{gateway_api::GatewayApi, merge::Merge, reconnect::reconnecting, shutdown::Tasks};
 
 /// Changes that a reader may lag behind before it has to look at everything again.
 const BUFFER: usize = 1024;
@@ -186,8 +185,7 @@ where
         if apis.is_empty() {
             return Self::of(Vec::new());
         }
-        let streams =
-            apis.into_iter().map(|api| watcher(api, config.clone()).backoff(Reconnect::default()).boxed());
+        let streams = apis.into_iter().map(|api| reconnecting(watcher(api, config.clone())).boxed());
         let (watch, feed) = Self::new(kind, streams.collect(), prune);
         let token = tasks.token();
         tasks.spawn(kind, async move {

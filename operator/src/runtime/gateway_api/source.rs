@@ -25,7 +25,7 @@ use tokio::{
 };
 
 use super::{Hosts, Kind, Routing};
-use crate::runtime::client::Reconnect;
+use crate::runtime::reconnect::Reconnect;
 
 /// One kind, in one namespace or in all.
 pub(super) struct Source {

@@ -41,9 +41,10 @@ use waxwing_api::labels;
 use self::election::{Election, Record, Step};
 pub use self::election::{Timing, TimingError};
 use super::{
-    client::{CallError, Reconnect, bounded},
+    client::{CallError, bounded},
     metrics::Metrics,
     permit::Permit,
+    reconnect::Reconnect,
 };
 
 /// The name of the Lease.

@@ -31,7 +31,8 @@ use super::{
 };
 use crate::{
     runtime::{
-        client::{CallError, Reconnect, bounded},
+        client::{CallError, bounded},
+        reconnect::Reconnect,
         watch::{Scope, Watch},
     },
     solver::open_orders::OpenOrders,
