@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use crate::retry::{after, fraction};
 use crate::{SuggestedWindow, Windows};
 
-/// A suggestion is followed this long after the certificate's begin, or after a twentieth of its lifetime, at the
+/// A suggestion is followed this long after the certificate was issued, or after a twentieth of its lifetime, at the
 /// soonest.
 const SETTLED: Duration = Duration::from_hours(1);
 /// The share of the lifetime that may pass for a suggestion or a window, but no more.
@@ -23,6 +23,8 @@ pub struct RenewalWishes {
     pub percentage: Option<u8>,
     /// What the CA suggests (ARI, RFC 9773).
     pub suggested: Option<SuggestedWindow>,
+    /// When the certificate was issued, which many CAs backdate; by default at its begin.
+    pub issued: Option<Timestamp>,
     /// Stable for one certificate: spreads what was issued together.
     pub seed: u64,
 }
@@ -33,12 +35,13 @@ pub struct RenewalWishes {
 /// after half where the lifetime is under ten days. A wish (`renew_before` or `percentage`) that lies within the
 /// lifetime takes the place of the two thirds, and goes before a suggestion that is later. What isn't suggested is up
 /// to a hundredth of the lifetime earlier, by `seed`. A suggestion is never followed beyond the point at which a
-/// twentieth of the lifetime is left.
+/// twentieth of the lifetime is left. Whatever is wished, a twentieth of the lifetime lies between an issuance and the
+/// next; an hour is enough where the CA suggests it.
 pub fn renewal_time(not_before: Timestamp, not_after: Timestamp, wishes: &RenewalWishes) -> Timestamp {
     let Ok(lifetime) = Duration::try_from(not_after.duration_since(not_before)) else {
         return not_before;
     };
-    let wished = wishes
+    let wish = wishes
         .renew_before
         .or_else(|| wishes.percentage.map(|percentage| lifetime.mul_f64(f64::from(percentage) / 100.0)))
         .filter(|before| !before.is_zero() && *before < lifetime);
@@ -47,17 +50,21 @@ pub fn renewal_time(not_before: Timestamp, not_after: Timestamp, wishes: &Renewa
         let planned = after(not_before, lifetime.saturating_sub(before));
         planned.saturating_sub(spread).unwrap_or(planned).max(not_before)
     };
-    // A CA whose every window lies in the past must not be asked for one certificate after the other.
-    let soonest = after(not_before, SETTLED.min(lifetime / 20));
-    let suggested = wishes
-        .suggested
-        .filter(|window| window.is_sensible(not_before, not_after))
-        .map(|window| window.select(wishes.seed).clamp(soonest, after(not_before, lifetime.mul_f64(LATEST))));
-    match (suggested, wished) {
-        (Some(suggested), Some(before)) => suggested.min(planned(before)),
+    // Neither a CA whose every window lies in the past nor a wish for nearly the whole lifetime may lead to one
+    // certificate after the other.
+    let issued = wishes.issued.unwrap_or(not_before).clamp(not_before, not_after);
+    let settled = |pause: Duration| after(issued, pause.min(lifetime / 20)).min(not_after);
+    let soonest = settled(SETTLED);
+    let suggested =
+        wishes.suggested.filter(|window| window.is_sensible(not_before, not_after)).map(|window| {
+            window.select(wishes.seed).min(after(not_before, lifetime.mul_f64(LATEST))).max(soonest)
+        });
+    let wished = |before: Duration| planned(before).max(settled(lifetime));
+    match (suggested, wish) {
+        (Some(suggested), Some(before)) => suggested.min(wished(before)),
         (Some(suggested), None) => suggested,
         (None, before) => {
-            planned(before.unwrap_or(if lifetime < TEN_DAYS { lifetime / 2 } else { lifetime / 3 }))
+            wished(before.unwrap_or(if lifetime < TEN_DAYS { lifetime / 2 } else { lifetime / 3 }))
         }
     }
 }
@@ -171,6 +178,22 @@ mod tests {
         assert_eq!(at(97, 99, None), day(95), "a twentieth is left");
     }
 
+    #[test]
+    fn one_issuance_never_leads_to_the_next_at_once() {
+        let (start, end) = (Timestamp::UNIX_EPOCH, after(Timestamp::UNIX_EPOCH, DAY * 100));
+        // Backdated by an hour, as Let's Encrypt's are.
+        let issued = after(start, SETTLED);
+        let past = SuggestedWindow { start, end: after(start, SETTLED) };
+        for seed in 0..100 {
+            let wishes = RenewalWishes { issued: Some(issued), seed, ..RenewalWishes::default() };
+            let at = |wishes| renewal_time(start, end, &wishes);
+            assert_eq!(at(RenewalWishes { percentage: Some(99), ..wishes }), after(issued, DAY * 5));
+            let before = Some(DAY * 100 - SETTLED);
+            assert_eq!(at(RenewalWishes { renew_before: before, ..wishes }), after(issued, DAY * 5));
+            assert_eq!(at(RenewalWishes { suggested: Some(past), ..wishes }), after(issued, SETTLED));
+        }
+    }
+
     /// A certificate of 90 days from 1 January 2026 on, which wants to be renewed 30 days before its end: 2 March.
     fn planned(windows: &[(&str, u64)], suggested: Option<(i64, i64)>, now: i64) -> RenewalPlan {
         let (start, day) = (day(0), |number| day(number));
@@ -258,7 +281,7 @@ mod tests {
         }
 
         #[test]
-        fn it_lies_within_the_lifetime(start in 0_i64..4_000_000_000, lifetime in 0_u64..400 * 86_400, before in proptest::option::of(any::<u32>()), percentage in proptest::option::of(any::<u8>()), window in proptest::option::of((0_i64..4_000_000_000, 0_i64..4_000_000_000)), seed in any::<u64>()) {
+        fn it_lies_within_the_lifetime(start in 0_i64..4_000_000_000, lifetime in 0_u64..400 * 86_400, before in proptest::option::of(any::<u32>()), percentage in proptest::option::of(any::<u8>()), window in proptest::option::of((0_i64..4_000_000_000, 0_i64..4_000_000_000)), issued in proptest::option::of(0_i64..5_000_000_000), seed in any::<u64>()) {
             let not_before = Timestamp::from_second(start).unwrap();
             let not_after = after(not_before, Duration::from_secs(lifetime));
             let before = before.map(|seconds| Duration::from_secs(seconds.into()));
@@ -266,7 +289,8 @@ mod tests {
                 start: Timestamp::from_second(start).unwrap(),
                 end: Timestamp::from_second(end).unwrap(),
             });
-            let wishes = RenewalWishes { renew_before: before, percentage, suggested, seed };
+            let issued = issued.and_then(|second| Timestamp::from_second(second).ok());
+            let wishes = RenewalWishes { renew_before: before, percentage, suggested, issued, seed };
             let time = renewal_time(not_before, not_after, &wishes);
             prop_assert!(time >= not_before && time <= not_after);
         }

@@ -180,9 +180,14 @@ pub fn leaf(stored: &Stored) -> Option<&Leaf> {
 /// Retry-After of a weekly limit is the longest that a CA has reason to ask; a later time was not written by us.
 const LONGEST_WAIT: SignedDuration = SignedDuration::from_hours(8 * 24);
 
+/// Whether a time up to which the status says to wait is to be believed, and not over.
+pub fn is_to_be_waited_for(until: Timestamp, now: Timestamp) -> bool {
+    until > now && until.duration_since(now) <= LONGEST_WAIT
+}
+
 fn back_off(failures: Failures, now: Timestamp) -> Option<Timestamp> {
     let next = failures.next_attempt.filter(|_| failures.hold_back())?;
-    (next > now && next.duration_since(now) <= LONGEST_WAIT).then_some(next)
+    is_to_be_waited_for(next, now).then_some(next)
 }
 
 /// What the stored leaf has otherwise than the spec asks, as a sentence.
@@ -284,7 +289,8 @@ mod tests {
         seed: u64,
         now: Timestamp,
     ) -> Decision {
-        let due = due(wanted, super::leaf(stored), Some(NOW - hours(24)), suggested, seed, now);
+        let leaf = super::leaf(stored);
+        let due = due(wanted, leaf, leaf.map(|leaf| leaf.not_before), suggested, seed, now);
         super::decide(wanted, stored, open, failures, &due, now)
     }
 

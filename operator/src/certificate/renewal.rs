@@ -43,7 +43,7 @@ pub fn due(
     let mut due = Due { remarks: wanted.ignored.iter().map(ignored).collect(), ..Due::default() };
     let Some(leaf) = leaf else { return due };
     if wanted.renewed {
-        for_its_age(&mut due, wanted, leaf, suggested, seed, now);
+        for_its_age(&mut due, wanted, leaf, issued, suggested, seed, now);
     } else {
         due.remarks.push(Remark { event: None, text: NOT_RENEWED.into() });
     }
@@ -60,6 +60,7 @@ fn for_its_age(
     due: &mut Due,
     wanted: &Wanted,
     leaf: &Leaf,
+    issued: Option<Timestamp>,
     suggested: Option<SuggestedWindow>,
     seed: u64,
     now: Timestamp,
@@ -72,6 +73,7 @@ fn for_its_age(
         renew_before: wanted.renew_before,
         percentage: wanted.renew_before_percentage,
         suggested,
+        issued,
         seed,
     };
     let plan = plan_renewal(leaf.not_before, leaf.not_after, &wishes, &wanted.windows, now);
