@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use jiff::Timestamp;
@@ -46,6 +46,8 @@ enum Entry {
     },
     Resting {
         rest: Rest,
+        /// The rest's end by a clock that nobody sets; none if it is too far away for that clock.
+        ends: Option<Instant>,
         basis: Basis,
         stale: bool,
         interruptions: u32,
@@ -93,11 +95,13 @@ impl CertificateTasks {
                 tracing::info!(certificate = %name(certificate), "the spec has changed; the attempt is cancelled");
                 task.abort();
             }
-            Some(Entry::Resting { rest, basis: known, stale, interruptions: so_far }) => {
+            Some(Entry::Resting { rest, ends, basis: known, stale, interruptions: so_far }) => {
                 // After an interruption its pause is kept to whatever happens, so that nothing can drive a loop.
                 let seen = known.covers(rest, certificate) && !*stale;
-                if rest.wake > now && (seen || *so_far > 0) {
-                    return Some(decide::until(rest.wake, now));
+                let left = ends.map_or(Duration::MAX, |ends| ends.saturating_duration_since(Instant::now()));
+                let pause = decide::until(rest.wake, now).min(left);
+                if !pause.is_zero() && (seen || *so_far > 0) {
+                    return Some(pause);
                 }
                 interruptions = *so_far;
             }
@@ -176,7 +180,9 @@ impl CertificateTasks {
                 if let Entry::Running { number: running, basis, again, .. } = entry
                     && *running == number
                 {
-                    *entry = Entry::Resting { rest, basis: basis.clone(), stale: *again, interruptions };
+                    let ends = Instant::now().checked_add(decide::until(rest.wake, Timestamp::now()));
+                    *entry =
+                        Entry::Resting { rest, ends, basis: basis.clone(), stale: *again, interruptions };
                 }
             }
             Some(Entry::Resting { .. }) | None => {}
@@ -203,9 +209,16 @@ impl Basis {
         }
     }
 
-    /// Whether a task that knew this, and rests as `rest` says, has seen all that stands in `certificate`.
+    /// Whether a task that knew this, and rests as `rest` says, has seen all that stands in `certificate`. A version
+    /// older than what the task wrote last comes from a cache that is behind: acting on it would be blind to what the
+    /// task has just done.
     fn covers(&self, rest: &Rest, certificate: &Certificate) -> bool {
-        rest.version == certificate.resource_version() && *self == Self::of(certificate)
+        // Versions can be compared as numbers (Kubernetes API concepts, since 1.35; so they always were in etcd).
+        let number = |version: Option<&String>| version.and_then(|version| version.parse::<u128>().ok());
+        let shown = certificate.metadata.resource_version.as_ref();
+        let older =
+            number(shown).zip(number(rest.version.as_ref())).is_some_and(|(shown, last)| shown < last);
+        (older || rest.version.as_ref() == shown) && *self == Self::of(certificate)
     }
 }
 
@@ -254,6 +267,20 @@ mod tests {
         assert!(!known.covers(&rest, &asked));
         certificate.metadata.generation = Some(2);
         assert!(!known.covers(&rest, &certificate));
+    }
+
+    #[test]
+    fn what_a_cache_that_is_behind_shows_is_no_news() {
+        let mut certificate = certificate(&["a.example"]);
+        let known = Basis::of(&certificate);
+        let rest = Rest { wake: Timestamp::MAX, version: Some("10".into()) };
+        for (shown, covered) in [("9", true), ("10", true), ("11", false), ("opaque", false)] {
+            certificate.metadata.resource_version = Some(shown.into());
+            assert_eq!(known.covers(&rest, &certificate), covered, "{shown}");
+        }
+        certificate.metadata.resource_version = Some("9".into());
+        certificate.metadata.generation = Some(2);
+        assert!(!known.covers(&rest, &certificate), "an edit that the task didn't know of");
     }
 
     #[test]
