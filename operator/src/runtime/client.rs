@@ -18,13 +18,18 @@ use kube::{
     config::{InferConfigError, KubeConfigOptions, Kubeconfig, KubeconfigError},
 };
 use thiserror::Error;
-use tokio::time::Instant;
+use tokio::{sync::Semaphore, time::Instant};
 use tower::ServiceBuilder;
 
 use super::permit::guard;
 
 /// How long one call to the API server may take, watches excepted.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Calls that wait for the API server's answer at once; it refuses a client that sends thousands (API Priority and
+/// Fairness), and each needs a connection.
+const CALLS_AT_ONCE: usize = 32;
+static TURNS: Semaphore = Semaphore::const_new(CALLS_AT_ONCE);
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const KEEPALIVE: Duration = Duration::from_secs(20);
@@ -102,8 +107,17 @@ pub async fn connect(options: &ClientOptions) -> Result<(Client, Outages), Clien
     Ok((ClientBuilder::new(service, config.default_namespace).build(), outages))
 }
 
-/// Runs one call within [`CALL_TIMEOUT`]. `what` says what is being done, to which object: "apply Secret web/shop-tls".
+/// Runs one call within [`CALL_TIMEOUT`], when it has its turn. `what` says what is being done, to which object: "apply
+/// Secret web/shop-tls".
 pub async fn bounded<T>(
+    what: impl Into<String>,
+    call: impl Future<Output = kube::Result<T>>,
+) -> Result<T, CallError> {
+    in_turn(&TURNS, at_once(what, call)).await
+}
+
+/// The same for a call that may not wait for others: the lease's.
+pub async fn at_once<T>(
     what: impl Into<String>,
     call: impl Future<Output = kube::Result<T>>,
 ) -> Result<T, CallError> {
@@ -112,6 +126,12 @@ pub async fn bounded<T>(
         Ok(Err(source)) => Err(CallError::Failed { what: what.into(), source: Box::new(source) }),
         Err(_) => Err(CallError::TimedOut { what: what.into() }),
     }
+}
+
+async fn in_turn<T>(turns: &Semaphore, call: impl Future<Output = T>) -> T {
+    // It is never closed.
+    let _turn = turns.acquire().await;
+    call.await
 }
 
 /// Why there is no client.
@@ -193,6 +213,14 @@ impl CallError {
         self.status().is_some_and(kube::core::Status::is_invalid)
     }
 
+    /// True if the API server refuses what was sent, or who sent it, so that the same would be refused again: RBAC,
+    /// validation, admission (whose webhooks answer 400 where they name no code).
+    pub fn is_refusal(&self) -> bool {
+        self.status().is_some_and(|status| {
+            (400..500).contains(&status.code) && ![401, 408, 409, 429].contains(&status.code)
+        })
+    }
+
     /// True if there is no such object, or no such kind (404).
     pub fn is_not_found(&self) -> bool {
         // A kind that isn't served at all is answered without a reason.
@@ -259,8 +287,26 @@ mod tests {
         let error = bounded("apply Secret web/a", async { Err::<(), _>(refused("Forbidden", 403)) })
             .await
             .unwrap_err();
-        assert!(error.is_forbidden());
+        assert!(error.is_forbidden() && error.is_refusal());
         assert_eq!(error.to_string(), "couldn't apply Secret web/a: secrets \"a\" is forbidden");
+    }
+
+    #[test]
+    fn what_would_be_refused_again_is_told_from_an_outage() {
+        let failed = |code| CallError::Failed { what: String::new(), source: Box::new(refused("", code)) };
+        assert!([400, 403, 404, 413, 422].into_iter().all(|code| failed(code).is_refusal()));
+        assert!([401, 408, 409, 429, 500, 503].into_iter().all(|code| !failed(code).is_refusal()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_wait_for_a_turn_is_not_the_api_servers_delay() {
+        let turns = Semaphore::new(2);
+        let slow = || {
+            let answer = tokio::time::sleep(CALL_TIMEOUT * 9 / 10);
+            in_turn(&turns, at_once("get Secret web/a", async { Ok(answer.await) }))
+        };
+        let answers = futures::future::join_all((0..6).map(|_| async { slow().await })).await;
+        assert!(answers.iter().all(Result::is_ok), "{answers:?}");
     }
 
     #[tokio::test(start_paused = true)]

@@ -23,7 +23,7 @@ use waxwing_api::labels;
 
 use self::source::{Object, Source};
 use super::{
-    client::{CALL_TIMEOUT, CallError, bounded},
+    client::{CALL_TIMEOUT, CallError, at_once},
     shutdown::Tasks,
     watch::Scope,
 };
@@ -229,7 +229,7 @@ impl fmt::Debug for GatewayApi {
 /// missing isn't taken for a Gateway API that is.
 async fn served(client: &Client) -> Result<BTreeSet<String>, CallError> {
     let version = format!("{GROUP}/{VERSION}");
-    match bounded(format!("discover {version}"), client.list_api_group_resources(&version)).await {
+    match at_once(format!("discover {version}"), client.list_api_group_resources(&version)).await {
         Ok(list) => Ok(list.resources.into_iter().map(|resource| resource.name).collect()),
         Err(error) if error.is_not_found() => Ok(BTreeSet::new()),
         Err(error) => Err(error),

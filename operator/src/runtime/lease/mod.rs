@@ -31,7 +31,7 @@ use kube_runtime::{WatchStreamExt, watcher::watch_object};
 use serde_json::json;
 use thiserror::Error;
 use tokio::{
-    sync::{Semaphore, mpsc, watch},
+    sync::{mpsc, watch},
     time::{Instant, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
@@ -41,7 +41,7 @@ use waxwing_api::labels;
 use self::election::{Election, Record, Step};
 pub use self::election::{Timing, TimingError};
 use super::{
-    client::{CallError, bounded},
+    client::{CallError, at_once},
     metrics::Metrics,
     permit::Permit,
     reconnect::Reconnect,
@@ -53,9 +53,6 @@ pub const NAME: &str = "waxwing";
 const MANAGER: &str = "waxwing-lease";
 /// Time for cancelled work to be gone, before it is only logged that it isn't. Its writes are refused either way.
 const DRAIN: Duration = Duration::from_secs(2);
-/// Calls of the leader's work that wait for the API server's answer at once; it refuses a client that sends thousands
-/// (API Priority and Fairness), and each needs a connection.
-const CALLS_AT_ONCE: usize = 32;
 /// Reads and writes to give the lease back.
 const RELEASE_TRIES: usize = 3;
 
@@ -143,17 +140,13 @@ impl Term {
         self.state.ended.clone()
     }
 
-    /// A client for the leader's work, that reads as ever, and writes while the term lasts. Whoever was stopped in the
-    /// middle of its work and wakes up when another replica leads, gets [`NotLeading`].
-    ///
-    /// Only so many of its calls are under way at once. The lease itself isn't renewed through it, and waits for none.
+    /// A client that reads as ever, and writes while the term lasts. Whoever was stopped in the middle of its work
+    /// and wakes up when another replica leads, gets [`NotLeading`].
     pub fn fence(&self, client: &Client) -> Client {
         let (inner, term) = (client.clone(), self.clone());
-        let turns = Arc::new(Semaphore::new(CALLS_AT_ONCE));
         let service = service_fn(move |request: Request<Body>| {
-            let (inner, term, turns) = (inner.clone(), term.clone(), Arc::clone(&turns));
+            let (inner, term) = (inner.clone(), term.clone());
             async move {
-                let _turn = turns.acquire().await?;
                 let mut request = request;
                 if is_write(request.method()) {
                     if !term.lasts() {
@@ -285,7 +278,7 @@ impl Campaign {
     }
 
     async fn read(&self) -> Result<Option<Lease>, CallError> {
-        bounded(self.what("get"), self.api.get_opt(NAME)).await
+        at_once(self.what("get"), self.api.get_opt(NAME)).await
     }
 
     /// Writes the Lease in this replica's name, if it is still what it was.
@@ -312,7 +305,7 @@ impl Campaign {
                 }),
             };
             let params = PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() };
-            return bounded(self.what("create"), self.api.create(&params, &lease)).await;
+            return at_once(self.what("create"), self.api.create(&params, &lease)).await;
         };
         let mut spec = json!({
             "holderIdentity": identity,
@@ -329,7 +322,7 @@ impl Campaign {
     async fn patch(&self, version: &str, spec: &serde_json::Value) -> Result<Lease, CallError> {
         let patch = Patch::Merge(json!({"metadata": {"resourceVersion": version}, "spec": spec}));
         let params = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
-        bounded(self.what("write"), self.api.patch(NAME, &params, &patch)).await
+        at_once(self.what("write"), self.api.patch(NAME, &params, &patch)).await
     }
 
     /// Clears the holder, if it is this replica: the next one needn't wait.
@@ -424,25 +417,6 @@ mod tests {
             assert!(api.delete("a", &kube::api::DeleteParams::default()).await.is_err());
             api.get("a").await.unwrap();
         }
-    }
-
-    #[tokio::test]
-    async fn only_so_many_calls_are_under_way_at_once() {
-        let (arrived, mut arrivals) = mpsc::unbounded_channel();
-        let silent = service_fn(move |_: Request<Body>| {
-            arrived.send(()).unwrap();
-            std::future::pending::<Result<Response<Body>, Infallible>>()
-        });
-        let (term, _gone) = term(Duration::from_secs(10));
-        let api: Api<ConfigMap> = Api::default_namespaced(term.fence(&Client::new(silent, "default")));
-        let mut calls = futures::future::join_all((0..10 * CALLS_AT_ONCE).map(|_| api.get("a")));
-        tokio::select! {
-            _ = &mut calls => unreachable!("the API server is silent"),
-            // The others had their chance before the last of these.
-            () = async { for _ in 0..CALLS_AT_ONCE { arrivals.recv().await; } } => {}
-        }
-        tokio::task::yield_now().await;
-        assert!(arrivals.try_recv().is_err(), "one more came through");
     }
 
     #[tokio::test]
