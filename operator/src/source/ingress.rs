@@ -99,7 +99,7 @@ async fn reconcile(ingress: Arc<Ingress>, context: Arc<Context>) -> Result<Actio
         match step {
             Ok(told) => news.extend(told),
             Err(error) => {
-                if error.is_invalid() || error.is_forbidden() {
+                if error.is_refusal() {
                     news.push((EventKind::Warning, "BadConfig", error.to_string()));
                 }
                 failed = Some(error);
@@ -116,7 +116,7 @@ async fn reconcile(ingress: Arc<Ingress>, context: Arc<Context>) -> Result<Actio
 fn retry(ingress: Arc<Ingress>, error: &CallError, _: Arc<Context>) -> Action {
     let (namespace, name) = (ingress.namespace().unwrap_or_default(), ingress.name_any());
     tracing::warn!(ingress = format!("{namespace}/{name}"), %error, "an Ingress's Certificates aren't as they should be");
-    Action::requeue(if error.is_invalid() { RETRY_REFUSED } else { RETRY })
+    Action::requeue(if error.is_refusal() && !error.is_forbidden() { RETRY_REFUSED } else { RETRY })
 }
 
 /// One step, and what to tell of it.

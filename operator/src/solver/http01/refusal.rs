@@ -12,10 +12,7 @@ pub(super) fn refused(doing: &str, right: &str, error: MakeError) -> SolverError
         MakeError::Leaving { .. } => return SolverError::new(message).advising(FIX_LEAVING),
     };
     // What was refused for what it is says nothing about the API server: it is the user's to change.
-    let is_verdict = error.status().is_some_and(|status| {
-        (400..500).contains(&status.code) && ![401, 408, 409, 429].contains(&status.code)
-    });
-    if is_verdict {
+    if error.is_refusal() {
         let fix = fix_of_refusal(&message, right);
         SolverError::new(message).advising(fix)
     } else {
