@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use prometheus::{
     Encoder, GaugeVec, Histogram, HistogramOpts, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    TextEncoder,
+    TextEncoder, core::Collector, proto::MetricFamily,
 };
 
 /// The metric families of the process.
@@ -152,6 +152,20 @@ impl Metrics {
         let _ = self.certificate_expiry.remove_label_values(&[namespace, name]);
     }
 
+    /// Forgets all Certificates but those that `lives` knows, by namespace and name.
+    pub fn retain_certificates(&self, lives: impl Fn(&str, &str) -> bool) {
+        for told in self.certificate_ready.collect().iter().flat_map(MetricFamily::get_metric) {
+            let label = |wanted: &str| {
+                let found = told.get_label().iter().find(|label| label.name() == wanted);
+                found.map(|label| label.value()).unwrap_or_default()
+            };
+            let (namespace, name) = (label("namespace"), label("name"));
+            if !lives(namespace, name) {
+                self.forget_certificate(namespace, name);
+            }
+        }
+    }
+
     /// An attempt to issue ended. `result` is a condition's reason, such as `Issued`.
     pub fn issuance(&self, result: &str) {
         self.issuances.with_label_values(&[result]).inc();
@@ -211,6 +225,10 @@ mod tests {
         let text = String::from_utf8(metrics.text().unwrap()).unwrap();
         assert!(text.contains("waxwing_certificate_ready{name=\"shop\",namespace=\"web\"} 1"), "{text}");
         assert!(text.contains("waxwing_issuances_total{result=\"Issued\"} 1"), "{text}");
+        metrics.certificate("web", "left", false, None);
+        metrics.retain_certificates(|_, name| name == "shop");
+        let text = String::from_utf8(metrics.text().unwrap()).unwrap();
+        assert!(text.contains("name=\"shop\"") && !text.contains("left"), "{text}");
         metrics.forget_certificate("web", "shop");
         let text = String::from_utf8(metrics.text().unwrap()).unwrap();
         assert!(!text.contains("shop"), "{text}");
