@@ -2,6 +2,8 @@
 
 #[path = "trouble/edge.rs"]
 mod edge;
+#[path = "trouble/fallbacks.rs"]
+mod fallbacks;
 
 use std::time::Duration;
 
@@ -386,6 +388,8 @@ async fn a_window_in_the_past_and_a_revocation_renew() -> Result<(), Error> {
     assert!(t.ca.revoke(&revoked));
     t.ca.release_orders();
 
+    t.s.told("Certificate", "past", "Normal", reason::RENEWAL_SUGGESTED, "https://ca.example/incident")
+        .await?;
     for name in ["past", "revoked"] {
         let status = t.renewed(name).await?;
         assert_eq!(status.failed_issuance_attempts, None);

@@ -7,7 +7,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{CertificateRenewal, GROUP, GoDuration, LimitUse, schema};
+use crate::{CertificateRenewal, GROUP, GoDuration, LimitRefusal, LimitUse, schema};
 
 /// Which names are wanted, from which issuer, in which Secret.
 #[derive(CustomResource, KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -414,9 +414,24 @@ pub struct CertificateAcmeStatus {
     #[serde(default, rename = "orderURL", skip_serializing_if = "Option::is_none")]
     pub order_url: Option<String>,
 
+    /// URL of the account that the stored certificate was ordered with. A renewal tells the CA what it replaces only
+    /// where the account is the same.
+    #[serde(default, rename = "accountURL", skip_serializing_if = "Option::is_none")]
+    pub account_url: Option<String>,
+
     /// What the CA suggests for the renewal of the stored certificate (ARI, RFC 9773).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ari: Option<RenewalInformation>,
+
+    /// The limit that the CA called used up when it refused the last order.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused_limit: Option<LimitRefusal>,
+
+    /// Issuers of this Certificate that aren't asked again before a time, where it names several.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 4))]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    pub paused_issuers: Vec<IssuerPause>,
 
     /// Experimental. What the last 10 attempts at most have used of the CA's limits, so that these are kept to after a
     /// restart.
@@ -424,6 +439,17 @@ pub struct CertificateAcmeStatus {
     #[schemars(length(max = 10))]
     #[x_kube(merge_strategy = ListMerge::Atomic)]
     pub limits_used: Vec<LimitUse>,
+}
+
+/// An issuer that isn't asked before a time.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct IssuerPause {
+    /// Which issuer.
+    pub issuer_ref: IssuerRef,
+
+    /// When it may be asked again.
+    pub until: Time,
 }
 
 /// What the CA suggests for a renewal (ARI, RFC 9773).

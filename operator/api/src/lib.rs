@@ -46,9 +46,9 @@ pub use acme::{
     RoutePolicy, SecretKeyRef, ServiceType, SolverSelector, Toleration,
 };
 pub use certificate::{
-    Certificate, CertificateAcmeStatus, CertificateSpec, CertificateStatus, IssuerKind, IssuerRef, KeyUsage,
-    PrivateKey, PrivateKeyAlgorithm, PrivateKeyEncoding, RenewalInformation, RotationPolicy, SecretTemplate,
-    SuggestedWindow,
+    Certificate, CertificateAcmeStatus, CertificateSpec, CertificateStatus, IssuerKind, IssuerPause,
+    IssuerRef, KeyUsage, PrivateKey, PrivateKeyAlgorithm, PrivateKeyEncoding, RenewalInformation,
+    RotationPolicy, SecretTemplate, SuggestedWindow,
 };
 pub use crds::{Manifest, crds, manifests};
 pub use duration::{GoDuration, ParseDurationError};
@@ -56,7 +56,7 @@ pub use issuer::{
     AcmeIssuer, AllowRule, ClusterIssuer, ClusterIssuerSpec, Issuer, IssuerAcmeStatus, IssuerSpec,
     IssuerStatus,
 };
-pub use limits::{AcmeRate, LimitUse, RateScope};
+pub use limits::{AcmeRate, LimitRefusal, LimitUse, RateScope};
 pub use renewal::{CertificateRenewal, CertificateRenewalWindow, RenewalPolicy};
 
 /// The API group of every kind in this crate.

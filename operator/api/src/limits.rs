@@ -49,6 +49,24 @@ pub enum RateScope {
     FailedValidations,
 }
 
+/// A limit that a CA called used up.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LimitRefusal {
+    /// URL of the account that ordered.
+    pub account: String,
+
+    /// What is counted.
+    pub scope: RateScope,
+
+    /// The registered domain or the name that it is counted for, where the CA says one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subject: Option<String>,
+
+    /// When the CA may be asked again.
+    pub until: Time,
+}
+
 /// What one attempt has used of the CA's limits.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -72,6 +72,7 @@ pub fn admit(wanted: &Wanted, key: &IssuerKey, facts: &Facts<'_>) -> Result<Arc<
                 format!("there is no {key}; create it, or correct {field}"),
             );
         }
+        Lookup::Pending => return refuse(reason::ISSUER_NOT_READY, pending(key)),
         Lookup::NotReady { reason: why, message } => {
             return refuse(reason::ISSUER_NOT_READY, format!("{key} is not ready ({why}): {message}"));
         }
@@ -115,6 +116,11 @@ fn names_allowed(
         }
     }
     Ok(())
+}
+
+/// What is said while it isn't known yet whether an issuer can be asked.
+pub fn pending(key: &IssuerKey) -> String {
+    format!("{key} is not ready (Pending): its account is being looked up")
 }
 
 /// The no to an issuer whose CA has failed again and again, while others can be asked.

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use waxwing_acme::{Account, Leaf, SuggestedWindow};
+use waxwing_acme::{Account, Leaf, Retry, SuggestedWindow};
 use waxwing_api::{Certificate, RenewalInformation};
 
 use super::decide::later;
@@ -47,7 +47,7 @@ impl Advisor {
     ) -> Option<(Option<Advice>, Timestamp)> {
         let ari_id = leaf.ari_id.clone().filter(|_| account.directory().renewal_info().is_some())?;
         let uid = certificate.metadata.uid.clone().unwrap_or_default();
-        let mut known = self.recall(&uid, ari_id, certificate, leaf, seed, now);
+        let mut known = self.known(&uid, ari_id, certificate, leaf, seed, now);
         if known.ask_at <= now {
             match account.renewal_info(&known.ari_id).await {
                 Ok(Some(info)) => {
@@ -58,14 +58,28 @@ impl Advisor {
                 Ok(None) => known.ask_at = later(now, AFTER_FAILURE),
                 Err(error) => {
                     tracing::info!(%error, "the CA could not be asked when to renew; what it said before holds");
-                    known.ask_at = later(now, AFTER_FAILURE);
+                    known.ask_at = match error.class().retry {
+                        Retry::NotBefore(floor) => floor.max(later(now, AFTER_FAILURE)),
+                        Retry::Backoff | Retry::AfterChange => later(now, AFTER_FAILURE),
+                    };
                 }
             }
             self.lock().insert(uid, known.clone());
         }
-        let sensible =
-            known.advice.filter(|advice| advice.window.is_sensible(leaf.not_before, leaf.not_after));
-        Some((sensible, known.ask_at))
+        Some((sensible(known.advice, leaf), known.ask_at))
+    }
+
+    /// The suggestion that is remembered of a stored leaf. Asks nobody.
+    pub fn recall(
+        &self,
+        certificate: &Certificate,
+        leaf: &Leaf,
+        seed: u64,
+        now: Timestamp,
+    ) -> Option<Advice> {
+        let uid = certificate.metadata.uid.clone().unwrap_or_default();
+        let known = self.known(&uid, leaf.ari_id.clone()?, certificate, leaf, seed, now);
+        sensible(known.advice, leaf)
     }
 
     /// Forgets a Certificate that is gone.
@@ -74,7 +88,7 @@ impl Advisor {
     }
 
     /// What is remembered of this leaf, or else what the status says of it.
-    fn recall(
+    fn known(
         &self,
         uid: &str,
         ari_id: String,
@@ -101,6 +115,10 @@ impl Advisor {
 const AFTER_FAILURE: Duration = Duration::from_hours(1);
 /// After an issue or a restart the first questions are spread over this time, or over a fiftieth of the lifetime.
 const FIRST: Duration = Duration::from_hours(1);
+
+fn sensible(advice: Option<Advice>, leaf: &Leaf) -> Option<Advice> {
+    advice.filter(|advice| advice.window.is_sensible(leaf.not_before, leaf.not_after))
+}
 
 /// What the status says of this very leaf.
 fn reported(certificate: &Certificate, leaf: &Leaf) -> Option<Advice> {
@@ -158,9 +176,8 @@ mod tests {
         certificate.status = Some(CertificateStatus {
             serial_number: Some("01".into()),
             acme: Some(CertificateAcmeStatus {
-                order_url: None,
-                limits_used: Vec::new(),
                 ari: Some(RenewalInformation { suggested_window: window, explanation_url: None }),
+                ..CertificateAcmeStatus::default()
             }),
             ..CertificateStatus::default()
         });
@@ -171,7 +188,7 @@ mod tests {
     #[test]
     fn a_new_leaf_forgets_what_was_said_of_the_old_one() {
         let (advisor, certificate) = (Advisor::default(), certificate(&["a.example"]));
-        let recall = |id: &str| advisor.recall("uid", id.into(), &certificate, &leaf("01", 2160), 1, NOW);
+        let recall = |id: &str| advisor.known("uid", id.into(), &certificate, &leaf("01", 2160), 1, NOW);
         recall("one");
         advisor.lock().get_mut("uid").unwrap().ask_at = Timestamp::MAX;
         assert_eq!(recall("one").ask_at, Timestamp::MAX);

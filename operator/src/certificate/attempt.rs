@@ -7,22 +7,24 @@ use kube::ResourceExt;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::watch;
 use waxwing_acme::limits::{Applicant as Orderer, Settled};
-use waxwing_acme::{Account, Issued, Progress, Request, Step, obtain};
+use waxwing_acme::{Account, Issued, Journal, JournalError, Leaf, Progress, Request, Step, obtain};
 use waxwing_api::RehearseWhen;
 
 use super::admit::{self, Facts, Refusal};
 use super::budget;
-use super::candidates::candidates;
+use super::budget::Cost;
+use super::candidates::{candidates, fallbacks_from, is_about_this_ca};
 use super::claims::claims;
 use super::decide;
+use super::history;
 use super::issue::{Line, WORTH_TELLING};
 use super::key_encoding;
 use super::order_secret::OrderSecret;
 use super::setback::Setback;
-use super::status::{self, Outcome};
+use super::status::Outcome;
 use super::target_secret::{Ours, Stored};
 use super::wanted::Wanted;
-use crate::issuer::{IssuerKey, Lookup, ReadyIssuer, health};
+use crate::issuer::{IssuerKey, Lookup, ReadyIssuer};
 use crate::solver::{Applicant, solvers_for};
 
 impl Line<'_> {
@@ -33,20 +35,48 @@ impl Line<'_> {
         stored: &Stored,
         journal: &OrderSecret,
         now: Timestamp,
-    ) -> Vec<&'w IssuerKey> {
-        let account = journal.account_url().await;
-        let open_order = account.and_then(|account| {
-            wanted.issuers().find(|key| match self.context.issuers.lookup(key) {
-                Lookup::Ready(issuer) => issuer.account.url() == account,
-                Lookup::Missing | Lookup::NotReady { .. } => false,
-            })
-        });
-        let serving = decide::serving(wanted, stored, now).ok();
-        let serving = serving.and_then(|leaf| {
-            let renew_at = self.due(wanted, Some(leaf), self.advice.as_ref(), now).at?;
-            Some((leaf, renew_at))
-        });
-        candidates(wanted, open_order, serving, now)
+    ) -> Result<Vec<&'w IssuerKey>, JournalError> {
+        if !wanted.fallbacks.is_empty() {
+            // A cache that is behind must not send the order to another CA.
+            journal.load().await?;
+        }
+        let mut open_order = None;
+        if let Some(account) = journal.account_url().await {
+            for key in wanted.issuers() {
+                match self.issuer(key).await {
+                    Lookup::Ready(issuer) if issuer.account.url() == account => {
+                        open_order = Some(key);
+                        break;
+                    }
+                    // It may be the one. Whoever is asked first is waited for.
+                    Lookup::Pending => open_order = open_order.or(Some(key)),
+                    Lookup::Ready(_) | Lookup::Missing | Lookup::NotReady { .. } => {}
+                }
+            }
+        }
+        Ok(candidates(wanted, open_order, self.serving(wanted, stored, now), now))
+    }
+
+    /// From when on fallbacks are asked, where there are some and that isn't so yet.
+    pub(super) fn fallbacks_from(
+        &self,
+        wanted: &Wanted,
+        stored: &Stored,
+        now: Timestamp,
+    ) -> Option<Timestamp> {
+        let (leaf, renew_at) = self.serving(wanted, stored, now).filter(|_| !wanted.fallbacks.is_empty())?;
+        Some(fallbacks_from(leaf, renew_at)).filter(|from| *from > now)
+    }
+
+    /// The stored leaf and its renewal time, while it serves and is to be renewed.
+    fn serving<'s>(
+        &self,
+        wanted: &Wanted,
+        stored: &'s Stored,
+        now: Timestamp,
+    ) -> Option<(&'s Leaf, Timestamp)> {
+        let leaf = decide::serving(wanted, stored, now).ok()?;
+        Some((leaf, self.due(wanted, Some(leaf), self.advice.as_ref(), now).at?))
     }
 
     /// Asks one issuer. `others` says whether it is one of several.
@@ -60,20 +90,26 @@ impl Line<'_> {
     ) -> Result<(Arc<ReadyIssuer>, Issued), Setback> {
         // admit
         let lookup = self.issuer(key).await;
+        if matches!(lookup, Lookup::Pending) {
+            return Err(Setback::Pending { issuer: key.clone() });
+        }
+        if others && let Some(until) = history::pause(&self.certificate, key, Timestamp::now()) {
+            return Err(Setback::Paused { issuer: key.clone(), until });
+        }
         let issuer =
             self.admit(wanted, key, stored, &lookup).map_err(|refusal| Setback::refused(key, refusal))?;
         if others && self.context.issuers.pass(&issuer, Timestamp::now()).is_err() {
             return Err(Setback::refused(key, admit::silent_ca(key)));
         }
         // order, authorize, finalize
-        if let Some(rehearsal) = self.rehearsal(&issuer).await {
+        if let Some(rehearsal) = self.rehearsal(&issuer, journal).await? {
             match self.obtain(wanted, stored, &rehearsal, journal).await {
                 Ok(_) => {
                     tracing::info!(issuer = %rehearsal.key, "the rehearsal passed");
                     self.context.budget.settle(&rehearsal, &self.uid(), &Settled::Issued);
                 }
                 // It is there to save this CA's limits, not to stand in the way.
-                Err(Setback::Failed { error, .. }) if health::is_outage(&error) => {
+                Err(Setback::Failed { error, .. }) if is_about_this_ca(&error) => {
                     tracing::info!(%error, issuer = %rehearsal.key, "there is no rehearsal");
                 }
                 Err(Setback::Limited { wait, .. }) => {
@@ -86,17 +122,34 @@ impl Line<'_> {
         Ok((issuer, issued))
     }
 
-    /// The issuer to rehearse at now, if there is one and it is ready.
-    async fn rehearsal(&self, issuer: &ReadyIssuer) -> Option<Arc<ReadyIssuer>> {
-        let (key, when) = issuer.rehearsal.as_ref()?;
-        let failures = status::failures(&self.certificate, Timestamp::now());
+    /// The issuer to rehearse at now, if there is one and it is ready. There is none for an order that is open: its
+    /// key, which the CA may have signed, stands where the rehearsal's would.
+    async fn rehearsal(
+        &self,
+        issuer: &ReadyIssuer,
+        journal: &OrderSecret,
+    ) -> Result<Option<Arc<ReadyIssuer>>, Setback> {
+        let Some((key, when)) = &issuer.rehearsal else { return Ok(None) };
+        let failures = history::failures(&self.certificate, Timestamp::now());
         let due = match when {
             RehearseWhen::Always => true,
             RehearseWhen::AfterFailure => failures.exist(),
         };
+        if !due {
+            return Ok(None);
+        }
+        // The API server is asked, not a cache. Where it doesn't answer the attempt ends before anything is ordered.
+        journal.load().await.map_err(|error| Setback::Failed {
+            issuer: Arc::new(issuer.clone()),
+            error: error.into(),
+            cost: Cost::default(),
+        })?;
+        if journal.account_url().await.as_deref() == Some(issuer.account.url()) {
+            return Ok(None);
+        }
         match self.issuer(key).await {
-            Lookup::Ready(rehearsal) if due => Some(rehearsal),
-            _ => None,
+            Lookup::Ready(rehearsal) => Ok(Some(rehearsal)),
+            _ => Ok(None),
         }
     }
 
@@ -112,6 +165,19 @@ impl Line<'_> {
             }
         };
         tokio::time::timeout(WORTH_TELLING, ready).await.unwrap_or_else(|_| self.context.issuers.lookup(key))
+    }
+
+    /// Whether what is stored was ordered with this issuer's account.
+    fn is_of_issuer(&self, wanted: &Wanted, stored: &Stored, issuer: &ReadyIssuer) -> bool {
+        wanted.issuer_of(stored) == Some(&issuer.key)
+            && history::is_of_account(&self.certificate, issuer.account.url())
+    }
+
+    /// How ARI identifies the certificate that is renewed, so that the CA exempts the order from limits
+    /// (RFC 9773 §5). Only a certificate of the same account: another one's would be refused.
+    fn replaces(&self, wanted: &Wanted, stored: &Stored, issuer: &ReadyIssuer) -> Option<String> {
+        let same = issuer.ari && self.is_of_issuer(wanted, stored, issuer);
+        decide::leaf(stored).filter(|_| same).and_then(|leaf| leaf.ari_id.clone())
     }
 
     fn admit(
@@ -148,10 +214,11 @@ impl Line<'_> {
         let facts = budget::Facts {
             leaf,
             due: self.due(wanted, leaf, self.advice.as_ref(), now).at,
-            same_issuer: wanted.issuer_of(stored) == Some(&issuer.key),
-            replaces: replaces(wanted, stored, issuer)
+            same_issuer: self.is_of_issuer(wanted, stored, issuer),
+            replaces: self
+                .replaces(wanted, stored, issuer)
                 .and_then(|_| self.advice.as_ref().map(|advice| advice.window)),
-            failures: status::failures(&self.certificate, now),
+            failures: history::failures(&self.certificate, now),
         };
         budget::applicant(&self.certificate, wanted, issuer, &facts, now)
     }
@@ -185,7 +252,7 @@ impl Line<'_> {
             profile: wanted.profile.clone().or_else(|| issuer.profile.clone()),
             key: wanted.key,
             reuse_key,
-            replaces: replaces(wanted, stored, issuer),
+            replaces: self.replaces(wanted, stored, issuer),
             preferred_chain: issuer.preferred_chain.clone(),
         };
         let applicant = Applicant {
@@ -205,14 +272,14 @@ impl Line<'_> {
         };
         self.context.issuers.attempted(issuer, result.as_ref().err(), Timestamp::now());
         result.map_err(|error| {
-            let used = self.context.budget.failed(issuer, &orderer, &error);
-            Setback::Failed { issuer: Arc::clone(issuer), error, used }
+            let cost = self.context.budget.failed(issuer, &orderer, &error);
+            Setback::Failed { issuer: Arc::clone(issuer), error, cost }
         })
     }
 
     /// The issuer's account, as it is used for this Certificate: names that have failed come after those that haven't.
     fn account(&self, issuer: &ReadyIssuer) -> Account {
-        let failed = status::failures(&self.certificate, Timestamp::now()).exist();
+        let failed = history::failures(&self.certificate, Timestamp::now()).exist();
         if failed { issuer.account.yielding() } else { issuer.account.clone() }
     }
 
@@ -258,13 +325,6 @@ impl Progress for Steps {
         }
         self.steps.send_replace(step.to_string());
     }
-}
-
-/// How ARI identifies the certificate that is renewed, so that the CA exempts the order from limits
-/// (RFC 9773 §5). Only a certificate of the same issuer: another account's would be refused.
-fn replaces(wanted: &Wanted, stored: &Stored, issuer: &ReadyIssuer) -> Option<String> {
-    let same_issuer = issuer.ari && wanted.issuer_of(stored) == Some(&issuer.key);
-    decide::leaf(stored).filter(|_| same_issuer).and_then(|leaf| leaf.ari_id.clone())
 }
 
 pub(super) fn reusable_key(ours: &Ours, wanted: &Wanted) -> Option<waxwing_acme::Secret> {

@@ -16,7 +16,7 @@ use waxwing_acme::limits::{
     Applicant, Ledger, Limits, Past, Purpose, Rate, Settled, Standing, Wait, refused_limit,
 };
 use waxwing_acme::{Failure as HttpFailure, Leaf, ObtainError, ObtainErrorKind, Retry, SuggestedWindow};
-use waxwing_api::{Certificate, LimitUse};
+use waxwing_api::{Certificate, LimitRefusal, LimitUse};
 
 use super::decide::{Failures, later, until};
 use super::limits_used;
@@ -41,6 +41,15 @@ struct Shared {
     freed: broadcast::Sender<String>,
 }
 
+/// What an attempt that failed leaves of limits.
+#[derive(Clone, Debug, Default)]
+pub struct Cost {
+    /// What it has used of them.
+    pub used: Option<LimitUse>,
+    /// Which the CA called used up.
+    pub refusal: Option<LimitRefusal>,
+}
+
 #[derive(Debug, Default)]
 struct State {
     ledger: Ledger,
@@ -62,7 +71,7 @@ impl Budget {
     /// What is known at the begin of a term. The caches must have been filled.
     pub fn new(watches: &Watches, metrics: Arc<Metrics>) -> Self {
         let caches = Caches::of(watches);
-        let state = State::rebuilt(&memory::read(&caches), now());
+        let state = State::rebuilt(&memory::read(&caches, now()), now());
         let shared =
             Shared { state: Mutex::new(state), metrics, caches, freed: broadcast::channel(BUFFER).0 };
         Self { shared: Arc::new(shared) }
@@ -99,13 +108,9 @@ impl Budget {
         settlement.spent.map(|spent| limits_used::of(issuer.account.url(), &spent))
     }
 
-    /// Says that an attempt failed. Gives what it used; nothing while its order is open.
-    pub fn failed(
-        &self,
-        issuer: &ReadyIssuer,
-        applicant: &Applicant,
-        error: &ObtainError,
-    ) -> Option<LimitUse> {
+    /// Says that an attempt failed. Gives what it cost: nothing is used while its order is open.
+    pub fn failed(&self, issuer: &ReadyIssuer, applicant: &Applicant, error: &ObtainError) -> Cost {
+        let mut refusal = None;
         if let Some(refused) = refused_limit(error) {
             let until = match error.class().retry {
                 Retry::NotBefore(until) => whole(until),
@@ -114,8 +119,10 @@ impl Budget {
             let until = if refused.scope.is_some() { until } else { until.min(whole(later(now(), UNSAID))) };
             tracing::info!(limit = ?refused, ca = issuer.ca, %until, "the CA says that a limit is used up");
             self.state(issuer).ledger.refused(&issuer.limits, applicant, &refused, until);
+            refusal = limits_used::refusal(issuer.account.url(), &refused, until);
         }
-        self.settle(issuer, &applicant.id, &settled(error)?)
+        let used = settled(error).and_then(|settled| self.settle(issuer, &applicant.id, &settled));
+        Cost { used, refusal }
     }
 
     /// Forgets a Certificate that is gone.
@@ -138,7 +145,7 @@ impl Budget {
         let mut state = self.lock();
         if !state.knows(&issuer.ca, issuer.account.url(), &issuer.limits) {
             tracing::debug!(issuer = %issuer.key, "rates are new; what was used of them is read again");
-            let past = memory::read(&self.shared.caches).past;
+            let past = memory::read(&self.shared.caches, now()).past;
             state.learn(&issuer.ca, issuer.account.url(), &issuer.limits, &past);
         }
         state
@@ -171,9 +178,7 @@ impl State {
         for (limits, open) in &memory.open {
             state.ledger.resume(limits, &open.by, open.since);
         }
-        for (limits, by, refused, until) in
-            memory.refused.iter().filter(|(_, _, refused, _)| refused.scope.is_some())
-        {
+        for (limits, by, refused, until) in &memory.refused {
             state.ledger.refused(limits, by, refused, *until);
         }
         for (limits, by) in &memory.waiting {
@@ -240,7 +245,7 @@ pub fn applicant(
         purpose,
         standing: Standing {
             urgent: facts.leaf.is_some_and(|leaf| runs_out(leaf.not_before, leaf.not_after, now)),
-            failing: facts.failures.same_spec && facts.failures.count > 0,
+            failing: facts.failures.exist(),
             since: facts.due.unwrap_or(created),
         },
     }
@@ -263,7 +268,13 @@ fn purpose(wanted: &Wanted, facts: &Facts<'_>, now: Timestamp) -> Purpose {
 
 /// Whether less than a sixth of a lifetime is left: a renewal was due when a third was.
 pub(super) fn runs_out(not_before: Timestamp, not_after: Timestamp, now: Timestamp) -> bool {
-    until(not_after, now) < until(not_after, not_before) / 6
+    now > runs_out_after(not_before, not_after)
+}
+
+/// Until when it doesn't.
+pub(super) fn runs_out_after(not_before: Timestamp, not_after: Timestamp) -> Timestamp {
+    let left = until(not_after, not_before) / 6;
+    not_after.saturating_sub(left).unwrap_or(not_before)
 }
 
 /// What an error says of the order's tokens; `None` while the order is open.

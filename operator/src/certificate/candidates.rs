@@ -17,10 +17,7 @@ pub fn candidates<'w>(
     serving: Option<(&Leaf, Timestamp)>,
     now: Timestamp,
 ) -> Vec<&'w IssuerKey> {
-    let first_alone = serving.is_some_and(|(leaf, renew_at)| {
-        let half = leaf.not_after.duration_since(renew_at) / 2;
-        renew_at.saturating_add(half).is_ok_and(|midway| now < midway)
-    });
+    let first_alone = serving.is_some_and(|(leaf, renew_at)| now < fallbacks_from(leaf, renew_at));
     let choices = wanted.issuers().take(if first_alone { 1 } else { usize::MAX });
     let mut candidates: Vec<_> = open_order.into_iter().collect();
     for issuer in choices {
@@ -29,6 +26,12 @@ pub fn candidates<'w>(
         }
     }
     candidates
+}
+
+/// From when on fallbacks are asked for the renewal of a certificate that serves.
+pub fn fallbacks_from(leaf: &Leaf, renew_at: Timestamp) -> Timestamp {
+    let half = leaf.not_after.duration_since(renew_at) / 2;
+    renew_at.saturating_add(half).unwrap_or(leaf.not_after)
 }
 
 /// Whether another CA might issue what this error kept one from: its outages, its limits and its policy are its own.

@@ -14,7 +14,7 @@ use kube_runtime::reflector::{ObjectRef, Store};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use waxwing_api::{Certificate, IssuerKind, labels, reason};
+use waxwing_api::{Certificate, labels, reason};
 
 use super::issue::Context;
 use super::order_secret;
@@ -209,17 +209,21 @@ async fn sweep(context: &Context, tasks: &CertificateTasks) {
             None => return,
             Some(Sweep::Nothing) => continue,
             Some(Sweep::Gone(certificate)) => {
-                tasks.forget(certificate.metadata.uid.as_deref().unwrap_or_default());
+                forget(context, tasks, certificate.metadata.uid.as_deref().unwrap_or_default());
                 let namespace = certificate.namespace().unwrap_or_default();
-                context.budget.forget(certificate.metadata.uid.as_deref().unwrap_or_default());
-                context.advisor.forget(certificate.metadata.uid.as_deref().unwrap_or_default());
-                context.revocations.forget(certificate.metadata.uid.as_deref().unwrap_or_default());
                 context.metrics.forget_certificate(&namespace, &certificate.name_any());
             }
             Some(Sweep::Everything) => {}
         }
         failed = !sweep_once(context, tasks).await;
     }
+}
+
+fn forget(context: &Context, tasks: &CertificateTasks, uid: &str) {
+    tasks.forget(uid);
+    context.budget.forget(uid);
+    context.advisor.forget(uid);
+    context.revocations.forget(uid);
 }
 
 enum Sweep {
@@ -234,14 +238,14 @@ const SWEEP_AGAIN: Duration = Duration::from_secs(10);
 async fn sweep_once(context: &Context, tasks: &CertificateTasks) -> bool {
     let watches = &context.watches;
     let orders: Api<Secret> = Api::namespaced(context.client.clone(), &context.own_namespace);
-    let alive: HashSet<String> =
-        watches.certificates.store().state().iter().filter_map(|certificate| certificate.uid()).collect();
-    for uid in tasks.known() {
-        if !alive.contains(&uid) {
-            tasks.forget(&uid);
-            context.budget.forget(&uid);
-        }
+    let certificates = watches.certificates.store().state();
+    let alive: HashSet<String> = certificates.iter().filter_map(|certificate| certificate.uid()).collect();
+    drop(certificates);
+    for uid in tasks.known().into_iter().filter(|uid| !alive.contains(uid)) {
+        forget(context, tasks, &uid);
     }
+    let lives = |namespace: &str, name: &str| watches.certificates.get(Some(namespace), name).is_some();
+    context.metrics.retain_certificates(lives);
     let mut clean = true;
     for secret in watches.order_secrets.store().state() {
         let name = secret.name_any();
@@ -286,13 +290,10 @@ fn having(store: &Store<Certificate>, wanted: impl Fn(&Certificate) -> bool) -> 
 }
 
 fn names_issuer(certificate: &Certificate, key: &IssuerKey) -> bool {
-    let reference = &certificate.spec.issuer_ref;
-    reference.kind == key.kind
-        && reference.name == key.name
-        && match reference.kind {
-            IssuerKind::Issuer => certificate.namespace() == key.namespace,
-            IssuerKind::ClusterIssuer => true,
-        }
+    let namespace = certificate.namespace().unwrap_or_default();
+    let spec = &certificate.spec;
+    let named = [&spec.issuer_ref].into_iter().chain(&spec.fallback_issuer_refs);
+    named.into_iter().any(|reference| IssuerKey::referred(reference, &namespace) == *key)
 }
 
 fn stopped_by(certificate: &Certificate, why: &str) -> bool {

@@ -7,21 +7,25 @@ use std::time::Duration;
 use jiff::Timestamp;
 use waxwing_acme::limits::{Scope, Wait};
 use waxwing_acme::{
-    Actor, Class, Journal, ObtainError, ObtainErrorKind, PairError, Retry, backoff, diagnose,
+    Actor, Class, Failure as HttpFailure, Journal, ObtainError, ObtainErrorKind, PairError, Retry, backoff,
+    diagnose,
 };
-use waxwing_api::{LimitUse, reason};
+use waxwing_api::{LimitRefusal, LimitUse, reason};
 
 use super::FIELD_MANAGER;
-use super::admit::Refusal;
+use super::admit::{self, Refusal};
+use super::budget::{runs_out_after, whole};
+use super::candidates::is_about_this_ca;
 use super::decide::{self, Fault, later};
+use super::history;
 use super::issue::{Interrupted, Line, Rest};
 use super::order_secret::OrderSecret;
 use super::renewal::Due;
 use super::setback::{Setback, passed_over};
-use super::status::{self, Failure, Held, Limited, Outcome, sentence};
+use super::status::{Failure, Held, Limited, Outcome, sentence};
 use super::target_secret::{self, Stored};
 use super::wanted::{Wanted, WantedError};
-use crate::issuer::ReadyIssuer;
+use crate::issuer::{IssuerKey, ReadyIssuer};
 use crate::runtime::client::CallError;
 
 impl Line<'_> {
@@ -63,7 +67,7 @@ impl Line<'_> {
         now: Timestamp,
     ) -> Result<Rest, Interrupted> {
         let version = self.reporter.report(&self.held(wanted, stored, now), &Outcome::Waiting, now).await?;
-        Ok(Rest { wake: self.ask_at.map_or(until, |ask_at| until.min(ask_at)), version })
+        Ok(Rest { wake: self.wake(wanted, stored, until, now), version })
     }
 
     pub(super) async fn refuse(
@@ -120,17 +124,24 @@ impl Line<'_> {
         mut setbacks: Vec<Setback>,
         now: Timestamp,
     ) -> Result<Rest, Interrupted> {
-        let used: Vec<LimitUse> = setbacks.iter().filter_map(Setback::used).cloned().collect();
-        let until = setbacks.iter().filter_map(Setback::until).min();
-        let waits = || setbacks.iter().position(|setback| setback.until().is_some());
-        let told = setbacks.iter().rposition(Setback::is_failure).or_else(waits).unwrap_or_default();
-        if told >= setbacks.len() {
+        if setbacks.is_empty() || setbacks.iter().any(|setback| matches!(setback, Setback::Outdated)) {
             return Ok(self.rest_until(now));
         }
+        let waits = || setbacks.iter().position(Setback::is_limit);
+        let told = setbacks.iter().rposition(Setback::is_failure).or_else(waits).unwrap_or_default();
+        let others = self.others(wanted, stored, &setbacks, told);
         let setback = setbacks.remove(told);
         let passed_over = passed_over(&setbacks);
         match setback {
             Setback::Outdated => Ok(self.rest_until(now)),
+            Setback::Pending { issuer } => {
+                let refusal = Refusal { reason: reason::ISSUER_NOT_READY, message: admit::pending(&issuer) };
+                self.refuse(wanted, stored, Some(journal), refusal, now).await
+            }
+            Setback::Paused { until, .. } => {
+                let until = others.next.map_or(until, |next| until.min(next));
+                self.wait(wanted, stored, until, now).await
+            }
             Setback::Refused { mut refusal, .. } => {
                 if let Some(others) = passed_over {
                     refusal.message = format!("{} {others}", sentence(&refusal.message));
@@ -138,13 +149,37 @@ impl Line<'_> {
                 self.refuse(wanted, stored, Some(journal), refusal, now).await
             }
             Setback::Limited { issuer, wait } => {
-                let wait = Wait { until: until.unwrap_or(wait.until), ..wait };
+                let until = others.next.map_or(wait.until, |next| wait.until.min(next));
+                let wait = Wait { until, ..wait };
                 self.limited(wanted, stored, &issuer, &wait, passed_over, now).await
             }
             Setback::Failed { issuer, error, .. } => {
-                self.fail(wanted, stored, &issuer, journal, error, (passed_over, used)).await
+                self.fail(wanted, stored, &issuer, journal, error, Others { passed_over, ..others }).await
             }
         }
+    }
+
+    /// What the issuers leave of an attempt, beside what is told of one of them.
+    fn others(&self, wanted: &Wanted, stored: &Stored, setbacks: &[Setback], told: usize) -> Others {
+        let costs = || setbacks.iter().filter_map(Setback::cost);
+        let mut others = Others {
+            passed_over: None,
+            used: costs().filter_map(|cost| cost.used.clone()).collect(),
+            refusal: costs().find_map(|cost| cost.refusal.clone()),
+            next: None,
+            pauses: Vec::new(),
+        };
+        if !wanted.fallbacks.is_empty() {
+            let now = Timestamp::now();
+            let failed = |error: &ObtainError| self.next_attempt(stored, &error.class(), now);
+            let next = |setback: &Setback| setback.next(failed, later(now, BACKSTOP));
+            let beside = setbacks.iter().enumerate().filter(|(place, _)| *place != told);
+            let beside = beside.map(|(_, setback)| next(setback));
+            others.next = beside.chain(self.fallbacks_from(wanted, stored, now)).min();
+            let pause = |setback: &Setback| Some((setback.paused()?.clone(), next(setback)));
+            others.pauses = setbacks.iter().filter_map(pause).collect();
+        }
+        others
     }
 
     /// A limit of the CA's is used up: nothing runs until the time named.
@@ -171,7 +206,7 @@ impl Line<'_> {
         };
         let version =
             self.reporter.report(&self.held(wanted, stored, now), &Outcome::Limited(limited), now).await?;
-        Ok(Rest { wake: wait.until, version })
+        Ok(Rest { wake: self.wake(wanted, stored, wait.until, now), version })
     }
 
     async fn fail(
@@ -181,18 +216,20 @@ impl Line<'_> {
         issuer: &Arc<ReadyIssuer>,
         journal: &OrderSecret,
         error: ObtainError,
-        (passed_over, used): (Option<String>, Vec<LimitUse>),
+        others: Others,
     ) -> Result<Rest, Interrupted> {
         if stands_on_api_server(&error) {
             return Err(error.into());
         }
         if error.is_account_unknown() {
             // The order went with the account. The issuer registers again and tells when it is ready.
-            self.context.issuers.account_lost(issuer);
+            let registers = self.context.issuers.account_lost(issuer, Timestamp::now());
             if let Err(error) = journal.clear().await {
                 tracing::warn!(%error, "the order Secret is left for later");
             }
-            return Err(error.into());
+            if registers {
+                return Err(error.into());
+            }
         }
         if journal.begun_elsewhere() && is_verdict(&error.kind) {
             // The CA may have asked a process that was dying for the answer. The next order is this process's own.
@@ -210,18 +247,37 @@ impl Line<'_> {
             sentence(&diagnosis.cause),
             sentence(&diagnosis.fix),
             issuer.key,
-            passed_over.map(|others| format!(" {others}")).unwrap_or_default()
+            others.passed_over.as_ref().map(|others| format!(" {others}")).unwrap_or_default()
         );
+        // Another issuer may have its turn before this one; a name that can't be validated can't be anywhere.
+        let others = Others { next: others.next.filter(|_| is_about_this_ca(&error)), ..others };
         let order_url = match error.order_url {
             Some(url) => Some(url),
             None => journal.order_url().await,
         };
-        if order_has_ended(&error.kind)
+        if (order_has_ended(&error.kind) || self.is_stuck(journal, &error.kind).await)
             && let Err(error) = journal.clear().await
         {
             tracing::warn!(%error, "the order Secret is left for later");
         }
-        self.back_off(wanted, stored, &class, message, (order_url, used)).await
+        self.back_off(wanted, stored, &class, message, order_url, others).await
+    }
+
+    /// Whether the CA has answered for a day without bringing the order to an end: another may fare better.
+    async fn is_stuck(&self, journal: &OrderSecret, kind: &ObtainErrorKind) -> bool {
+        let answered = match kind {
+            ObtainErrorKind::Deadline { .. } => true,
+            ObtainErrorKind::Ca { source, .. } => match source {
+                waxwing_acme::Error::Request(request) => {
+                    matches!(request.failure, HttpFailure::Status { .. })
+                }
+                waxwing_acme::Error::Answer { .. } => true,
+                _ => false,
+            },
+            _ => false,
+        };
+        let since = journal.since().await;
+        answered && since.is_some_and(|since| later(since, STUCK) <= Timestamp::now())
     }
 
     /// The certificate is signed but couldn't be stored: the order keeps it, the next look fetches it again.
@@ -232,13 +288,13 @@ impl Line<'_> {
         issuer: &ReadyIssuer,
         error: CallError,
     ) -> Result<Rest, Interrupted> {
-        if error.is_forbidden() || error.is_invalid() {
+        if error.is_refusal() && !error.is_not_found() {
             let class = Class { actor: Actor::User, retry: Retry::Backoff };
             let message = format!(
                 "{error}. The certificate from {} is signed and waits; allow {FIELD_MANAGER} to write this Secret",
                 issuer.key
             );
-            return self.back_off(wanted, stored, &class, message, (None, Vec::new())).await;
+            return self.back_off(wanted, stored, &class, message, None, Others::default()).await;
         }
         // Conflicts and outages: what is true now is decided on anew.
         Err(error.into())
@@ -250,26 +306,45 @@ impl Line<'_> {
         stored: &Stored,
         class: &Class,
         message: String,
-        (order_url, used): (Option<String>, Vec<LimitUse>),
+        order_url: Option<String>,
+        others: Others,
     ) -> Result<Rest, Interrupted> {
         let now = Timestamp::now();
-        let failures = status::failures(&self.certificate, now);
-        let count = if failures.hold_back() { failures.count } else { 0 };
-        let lifetime = decide::leaf(stored).map(|leaf| decide::until(leaf.not_after, leaf.not_before));
-        let attempt = u32::try_from(count).unwrap_or_default().saturating_add(1);
+        let own = self.next_attempt(stored, class, now);
         let failure = Failure {
             message,
             needs_change: class.retry == Retry::AfterChange,
-            next_attempt: backoff(attempt, class, now, lifetime, self.seed),
+            next_attempt: whole(others.next.map_or(own, |next| own.min(next))),
             order_url,
-            used,
+            used: others.used,
+            refusal: others.refusal,
+            pauses: others.pauses,
         };
         let next = failure.next_attempt;
         let reason = if failure.needs_change { reason::FAILED } else { reason::BACKING_OFF };
         self.context.metrics.issuance(reason);
         let version =
             self.reporter.report(&self.held(wanted, stored, now), &Outcome::Failed(failure), now).await?;
-        Ok(Rest { wake: next, version })
+        Ok(Rest { wake: self.wake(wanted, stored, next, now), version })
+    }
+
+    /// When an issuer may be asked again after an attempt that failed so.
+    fn next_attempt(&self, stored: &Stored, class: &Class, now: Timestamp) -> Timestamp {
+        let failures = history::failures(&self.certificate, now);
+        let count = if failures.hold_back() { failures.count } else { 0 };
+        let lifetime = decide::leaf(stored).map(|leaf| decide::until(leaf.not_after, leaf.not_before));
+        let attempt = u32::try_from(count).unwrap_or_default().saturating_add(1);
+        backoff(attempt, class, now, lifetime, self.seed)
+    }
+
+    /// When to look again while waiting: at `until`, and whenever what is stored tells something else by then. It is
+    /// asked about, is needed more urgently, may come from a fallback, has expired.
+    fn wake(&self, wanted: &Wanted, stored: &Stored, until: Timestamp, now: Timestamp) -> Timestamp {
+        let leaf = decide::leaf(stored);
+        let urgent = leaf.map(|leaf| later(runs_out_after(leaf.not_before, leaf.not_after), A_MOMENT));
+        let expired = leaf.map(|leaf| leaf.not_after);
+        let sooner = [self.ask_at, urgent, expired, self.fallbacks_from(wanted, stored, now)];
+        sooner.into_iter().flatten().filter(|at| *at > now).fold(until, Timestamp::min)
     }
 
     pub(super) fn held<'s>(&self, wanted: &'s Wanted, stored: &'s Stored, now: Timestamp) -> Held<'s> {
@@ -286,6 +361,21 @@ impl Line<'_> {
             fault: decide::serving(wanted, stored, now).err(),
         }
     }
+}
+
+/// What the other issuers leave of an attempt that one of them is told of.
+#[derive(Default)]
+struct Others {
+    /// Which were passed over, and why, in sentences.
+    passed_over: Option<String>,
+    /// What was used of the CAs' limits, by all of them.
+    used: Vec<LimitUse>,
+    /// A limit that a CA called used up.
+    refusal: Option<LimitRefusal>,
+    /// When the first of them may be asked.
+    next: Option<Timestamp>,
+    /// Which issuers aren't asked before which time.
+    pauses: Vec<(IssuerKey, Timestamp)>,
 }
 
 /// What helps beside waiting.
@@ -310,6 +400,9 @@ const fn instead(scope: Scope) -> &'static str {
 const BACKSTOP: Duration = Duration::from_mins(5);
 /// The same for a target Secret that isn't Waxwing's and so isn't watched.
 const FOREIGN_SECRET: Duration = Duration::from_secs(30);
+/// An order that a CA hasn't brought to an end in this time is left.
+const STUCK: Duration = Duration::from_hours(24);
+const A_MOMENT: Duration = Duration::from_secs(1);
 /// Whether the issuance failed for want of the API server, which says nothing about the Certificate.
 fn stands_on_api_server(error: &ObtainError) -> bool {
     if !matches!(&*error.kind, ObtainErrorKind::Journal(_) | ObtainErrorKind::Solver { .. }) {
@@ -318,7 +411,7 @@ fn stands_on_api_server(error: &ObtainError) -> bool {
     let mut source = error.source();
     while let Some(error) = source {
         if let Some(call) = error.downcast_ref::<CallError>() {
-            return !call.is_forbidden() && !call.is_invalid();
+            return !call.is_refusal() || call.is_not_found();
         }
         source = error.source();
     }

@@ -7,7 +7,6 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Client, ResourceExt};
 use thiserror::Error;
-use tokio::sync::{Semaphore, SemaphorePermit};
 use waxwing_acme::limits::Settled;
 use waxwing_acme::{Issued, Journal, Leaf, ObtainError};
 use waxwing_api::{Certificate, labels, reason};
@@ -16,7 +15,8 @@ use super::admit::{self, Refusal};
 use super::advice::{Advice, Advisor};
 use super::attempt::reusable_key;
 use super::budget::Budget;
-use super::decide::{self, Decision, Failures};
+use super::decide::{self, Decision};
+use super::history;
 use super::host_gate::HostGate;
 use super::key_encoding;
 use super::order_secret::OrderSecret;
@@ -62,8 +62,6 @@ pub struct Context {
     pub revocations: RevocationWatch,
     /// What CAs allow.
     pub budget: Budget,
-    /// Turns of those that failed last time: [`RETRIES`] at once.
-    pub retries: Arc<Semaphore>,
 }
 
 /// When to look at the Certificate again if nothing happens until then, and what has been seen of it.
@@ -101,10 +99,7 @@ pub async fn issue(context: &Context, certificate: Arc<Certificate>) -> Result<R
     if let Some(refusal) = line.rival(&wanted) {
         return line.refuse(&wanted, &Stored::Absent, None, refusal, now).await;
     }
-    let failures = status::failures(&line.certificate, now);
-    // Held to the end. What is decided on is read after it, because it may have been long in coming.
-    let _turn = line.turn_to_retry(failures, now).await;
-    let now = Timestamp::now();
+    let failures = history::failures(&line.certificate, now);
     let mut stored = target_secret::read(&line.secrets, &wanted.secret_name, &line.name).await?;
     let journal = OrderSecret::of(
         &context.client,
@@ -126,14 +121,14 @@ pub async fn issue(context: &Context, certificate: Arc<Certificate>) -> Result<R
         Decision::Wait { until, .. } => return line.wait(&wanted, &stored, until, now).await,
         Decision::Issue(reason) | Decision::Resume(reason) => {
             tracing::info!(%reason, "a certificate is due");
-            line.part_with_revoked(&wanted, &stored, &journal, now).await?;
+            line.tell_why(&wanted, &stored, &journal, now).await?;
         }
     }
 
     // admit, order, authorize, finalize: at the first issuer that can
     context.watches.gateway_api.look().await?;
     let mut setbacks = Vec::new();
-    let candidates = line.candidates(&wanted, &stored, &journal, now).await;
+    let candidates = line.candidates(&wanted, &stored, &journal, now).await.map_err(ObtainError::from)?;
     for key in &candidates {
         match line.ask(&wanted, &stored, &journal, key, candidates.len() > 1).await {
             Ok((issuer, issued)) => {
@@ -151,9 +146,6 @@ pub async fn issue(context: &Context, certificate: Arc<Certificate>) -> Result<R
     line.set_back(&wanted, &stored, &journal, setbacks, now).await
 }
 
-/// So many attempts after failed ones are made at once: a thousand names that never pass leave processor, CA and API
-/// server to those that do.
-pub const RETRIES: usize = 100;
 /// How long a step lasts before it is worth a write.
 pub(super) const WORTH_TELLING: Duration = Duration::from_secs(1);
 
@@ -197,17 +189,6 @@ impl<'a> Line<'a> {
         }
     }
 
-    /// Waits for a turn where the last attempt failed and the next is due.
-    async fn turn_to_retry(&self, failures: Failures, now: Timestamp) -> Option<SemaphorePermit<'a>> {
-        // Asked for or not: a thousand may be asked for at once.
-        let due = failures.asked_since || failures.next_attempt.is_none_or(|next| next <= now);
-        if !failures.exist() || !due {
-            return None;
-        }
-        // It is never closed.
-        self.context.retries.acquire().await.ok()
-    }
-
     /// Puts a new certificate into the target Secret, and reports it.
     async fn store(
         &self,
@@ -245,10 +226,12 @@ impl<'a> Line<'a> {
             fault: None,
         };
         let used = self.context.budget.settle(issuer, &self.uid(), &Settled::Issued);
+        let used_before = setbacks.iter().filter_map(Setback::cost).filter_map(|cost| cost.used.clone());
         let outcome = Outcome::Issued {
             order_url: issued.order_url,
+            account_url: issuer.account.url().to_owned(),
             passed_over: passed_over(setbacks),
-            used: setbacks.iter().filter_map(Setback::used).cloned().chain(used).collect(),
+            used: used_before.chain(used).collect(),
         };
         self.context.metrics.issuance(reason::ISSUED);
         let (reported, cleared) =
@@ -264,11 +247,16 @@ impl<'a> Line<'a> {
     /// Learns what the CA suggests for the stored leaf, if one of the spec's issuers issued it and is to be asked.
     async fn learn_advice(&mut self, wanted: &Wanted, stored: &Stored, now: Timestamp) {
         let (Some(leaf), Some(key)) = (decide::leaf(stored), wanted.issuer_of(stored)) else { return };
-        let Lookup::Ready(issuer) = self.context.issuers.lookup(key) else { return };
-        if !issuer.ari {
-            return;
-        }
         let advisor = &self.context.advisor;
+        let issuer = match self.context.issuers.lookup(key) {
+            Lookup::Ready(issuer) if issuer.ari => issuer,
+            Lookup::Ready(_) | Lookup::Missing => return,
+            // As long as it can't be asked, what it said before holds.
+            Lookup::Pending | Lookup::NotReady { .. } => {
+                self.advice = advisor.recall(&self.certificate, leaf, self.seed, now);
+                return;
+            }
+        };
         let consulted = advisor.consult(&self.certificate, leaf, &issuer.account, self.seed, now).await;
         if let Some((advice, ask_at)) = consulted {
             self.advice = advice;
@@ -294,9 +282,9 @@ impl<'a> Line<'a> {
         matches!(stored, Stored::Ours(ours) if ours.revoked.is_some())
     }
 
-    /// Tells that what is stored was revoked, so that whoever goes on with this attempt knows it too, and leaves an
-    /// order that would use its key again.
-    async fn part_with_revoked(
+    /// Tells why an attempt is made where whoever goes on with it couldn't tell: that what is stored was revoked, and
+    /// what the CA says of a renewal that it wants. Leaves an order that would use a revoked key again.
+    async fn tell_why(
         &self,
         wanted: &Wanted,
         stored: &Stored,
@@ -304,8 +292,10 @@ impl<'a> Line<'a> {
         now: Timestamp,
     ) -> Result<(), Interrupted> {
         let Stored::Ours(ours) = stored else { return Ok(()) };
-        if ours.revoked.is_some() {
+        if ours.revoked.is_some() || status::has_explanation(&self.certificate, self.advice.as_ref()) {
             self.reporter.report(&self.held(wanted, stored, now), &Outcome::Waiting, now).await?;
+        }
+        if ours.revoked.is_some() {
             let key = reusable_key(ours, wanted);
             leave_order_with(journal, key.as_ref()).await.map_err(ObtainError::from)?;
         }

@@ -7,10 +7,13 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt;
 use waxwing_acme::limits::{Applicant, Limits, Past, Purpose, Refused, Standing};
 use waxwing_api::{
-    Acme, AcmeIssuer, Certificate, ClusterIssuer, Issuer, IssuerKind, IssuerRef, IssuerStatus, reason,
+    Acme, AcmeIssuer, Certificate, ClusterIssuer, Issuer, IssuerKind, IssuerRef, IssuerStatus, LimitRefusal,
+    reason,
 };
 
 use super::budget::runs_out;
+use super::decide::is_to_be_waited_for;
+use super::history;
 use super::limits_used;
 use super::order_secret;
 use crate::issuer::{self, IssuerKey};
@@ -70,7 +73,7 @@ impl Caches {
 }
 
 /// Reads the caches.
-pub fn read(caches: &Caches) -> Memory {
+pub fn read(caches: &Caches, now: Timestamp) -> Memory {
     let mut known = HashMap::new();
     for one in caches.issuers.store().state() {
         know(
@@ -92,19 +95,29 @@ pub fn read(caches: &Caches) -> Memory {
             .collect(),
         ..Memory::default()
     };
-    let accounts: HashMap<&str, &str> =
-        known.values().map(|one| (one.account.as_str(), one.ca.as_str())).collect();
+    // Of an account that no issuer has any more nothing can be used.
+    let accounts: HashMap<&str, &Known> = known.values().map(|one| (one.account.as_str(), one)).collect();
+    let of = |account: &str, by: &Applicant| {
+        let known = *accounts.get(account)?;
+        Some((known, Applicant { ca: known.ca.clone(), account: account.to_owned(), ..by.clone() }))
+    };
     let mut by_uid = HashMap::new();
     for certificate in caches.certificates.store().state() {
         let Some(issuer) = issuer_of(&certificate, &certificate.spec.issuer_ref, &known) else { continue };
-        let by = applicant(&certificate, issuer);
-        remember_certificate(&mut memory, &certificate, issuer, &by);
+        let by = applicant(&certificate, issuer, now);
+        if waits(&certificate) {
+            memory.waiting.push((issuer.limits.clone(), by.clone()));
+        }
         for used in limits_used::in_certificate(certificate.status.as_ref()) {
-            // Of an account that no issuer has any more nothing can be used.
-            if let Some(ca) = accounts.get(used.account.as_str()) {
-                let by = Applicant { ca: (*ca).to_owned(), account: used.account.clone(), ..by.clone() };
-                memory.past.push(Past { by, spent: limits_used::spent(used) });
+            if let Some((_, by)) = of(&used.account, &by) {
+                memory.past.push(Past { by, spent: limits_used::spent(used, now) });
             }
+        }
+        if let Some(refusal) = refusal(&certificate, now)
+            && let Some((known, by)) = of(&refusal.account, &by)
+        {
+            let refused = limits_used::refused(refusal);
+            memory.refused.push((known.limits.clone(), by, refused, refusal.until.0));
         }
         by_uid.insert(by.id.clone(), (issuer.limits.clone(), by));
     }
@@ -141,25 +154,20 @@ fn issuer_of<'k>(
     known.get(&IssuerKey::referred(reference, &certificate.namespace().unwrap_or_default()))
 }
 
-fn remember_certificate(memory: &mut Memory, certificate: &Certificate, issuer: &Known, by: &Applicant) {
-    let Some(status) = &certificate.status else { return };
-    let Some(issuing) = status.conditions.iter().find(|condition| condition.type_ == reason::ISSUING) else {
-        return;
-    };
-    if issuing.reason == reason::RATE_LIMITED {
-        memory.waiting.push((issuer.limits.clone(), by.clone()));
-    }
-    // Only Waxwing writes a status: these are the CA's words.
-    if let (true, Some(until)) = (issuing.message.contains(RATE_LIMITED), &status.next_attempt_time) {
-        memory.refused.push((issuer.limits.clone(), by.clone(), Refused::said(&issuing.message), until.0));
-    }
+/// Whether a Certificate waits for a limit.
+fn waits(certificate: &Certificate) -> bool {
+    let conditions = certificate.status.iter().flat_map(|status| &status.conditions);
+    conditions.into_iter().any(|one| one.type_ == reason::ISSUING && one.reason == reason::RATE_LIMITED)
 }
 
-/// The type of a CA's refusal (RFC 8555 §6.7).
-const RATE_LIMITED: &str = "acme:error:rateLimited";
+/// What the CA refused last, if that isn't over. A time that is too far away was not written by us.
+fn refusal(certificate: &Certificate, now: Timestamp) -> Option<&LimitRefusal> {
+    let refusal = certificate.status.as_ref()?.acme.as_ref()?.refused_limit.as_ref()?;
+    is_to_be_waited_for(refusal.until.0, now).then_some(refusal)
+}
 
 /// Who a Certificate is, by its status alone: it says what is stored.
-fn applicant(certificate: &Certificate, issuer: &Known) -> Applicant {
+fn applicant(certificate: &Certificate, issuer: &Known, now: Timestamp) -> Applicant {
     let spec = &certificate.spec;
     let names =
         spec.dns_names.iter().chain(&spec.common_name).map(|name| name.to_ascii_lowercase()).collect();
@@ -176,10 +184,11 @@ fn applicant(certificate: &Certificate, issuer: &Known) -> Applicant {
     let Some(status) = &certificate.status else { return by };
     by.standing.failing = status.failed_issuance_attempts.is_some_and(|count| count > 0);
     if let (Some(not_before), Some(not_after)) = (&status.not_before, &status.not_after) {
-        by.standing.urgent = runs_out(not_before.0, not_after.0, Timestamp::now());
+        by.standing.urgent = runs_out(not_before.0, not_after.0, now);
         by.standing.since = status.renewal_time.as_ref().map_or(created, |time| time.0);
         let (issued, named) = (status.issuer_ref.as_ref(), &spec.issuer_ref);
-        if issued.is_some_and(|issued| issued.name == named.name && issued.kind == named.kind) {
+        let same_issuer = issued.is_some_and(|issued| issued.name == named.name && issued.kind == named.kind);
+        if same_issuer && history::is_of_account(certificate, &issuer.account) {
             by.purpose = Purpose::Renewal;
         }
     }
@@ -251,7 +260,7 @@ mod tests {
             }),
             ..CertificateStatus::default()
         });
-        let memory = read(&caches(vec![certificate]));
+        let memory = read(&caches(vec![certificate]), NOW);
         assert_eq!((memory.issuers.len(), memory.past.len()), (1, 1));
         let limits = &memory.issuers[0].2;
         let mut ledger = Ledger::default();
@@ -272,15 +281,30 @@ mod tests {
         let mut refused = certificate(&["b.example.com"]);
         refused.metadata.name = Some("other".into());
         refused.metadata.uid = Some("other".into());
-        let words = "The CA answered: urn:ietf:params:acme:error:rateLimited: too many certificates (50) already issued \
-                     for \"example.com\" in the last 168h0m0s, retry after 2027-01-15 09:00:00 UTC.";
-        refused.status = Some(CertificateStatus {
-            next_attempt_time: Some(Time(NOW + SignedDuration::from_hours(9))),
-            ..stopped(reason::BACKING_OFF, words)
-        });
-        let memory = read(&caches(vec![waiting, refused]));
+        let of_a_domain = |subject: &str, hours| LimitRefusal {
+            account: "account".into(),
+            scope: RateScope::RegisteredDomain,
+            subject: Some(subject.into()),
+            until: Time(NOW + SignedDuration::from_hours(hours)),
+        };
+        let refused_by_the_ca = |refusal| CertificateStatus {
+            acme: Some(CertificateAcmeStatus {
+                refused_limit: Some(refusal),
+                ..CertificateAcmeStatus::default()
+            }),
+            // Whoever's name it is has a say in what the CA quotes.
+            ..stopped(
+                reason::BACKING_OFF,
+                "got \"urn:ietf:params:acme:error:rateLimited: too many new orders\"",
+            )
+        };
+        refused.status = Some(refused_by_the_ca(of_a_domain("example.com", 9)));
+        let mut edited = certificate(&["c.example.com"]);
+        edited.metadata.name = Some("edited".into());
+        edited.status = Some(refused_by_the_ca(of_a_domain("example.net", 24 * 365)));
+        let memory = read(&caches(vec![waiting, refused, edited]), NOW);
         assert_eq!(memory.waiting.iter().map(|(_, by)| by.id.as_str()).collect::<Vec<_>>(), ["5f1c"]);
-        let (_, by, said, until) = &memory.refused[0];
+        let [(_, by, said, until)] = &memory.refused[..] else { panic!("{:?}", memory.refused) };
         assert_eq!((by.id.as_str(), said.subject.as_deref()), ("other", Some("example.com")));
         assert_eq!(
             (said.scope, *until),
@@ -292,7 +316,7 @@ mod tests {
     fn an_issuer_without_an_account_has_no_past() {
         let mut caches = caches(vec![certificate(&["a.example.com"])]);
         caches.cluster_issuers = Watch::of(vec![ClusterIssuer::new("ca", ClusterIssuerSpec::default())]);
-        let memory = read(&caches);
+        let memory = read(&caches, NOW);
         assert!(memory.issuers.is_empty() && memory.past.is_empty() && memory.waiting.is_empty());
     }
 }

@@ -12,6 +12,7 @@ pub mod claims;
 pub mod controller;
 pub mod decide;
 mod ending;
+mod history;
 pub mod host_gate;
 pub mod issue;
 pub mod key_encoding;

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
+use jiff::Timestamp;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{Api, DeleteParams, ObjectMeta, Patch, PatchParams, PostParams, Preconditions};
@@ -39,6 +40,8 @@ struct Seen {
     uid: Option<String>,
     version: String,
     entry: Entry,
+    /// When the Secret was made; an order that takes another's place keeps it.
+    created: Option<Timestamp>,
 }
 
 impl OrderSecret {
@@ -88,8 +91,12 @@ impl OrderSecret {
         };
         let by_us = is_begun_by(&secret, &self.replica);
         self.begun_elsewhere.store(!by_us, Ordering::Relaxed);
-        *self.seen.lock().await =
-            Some(Seen { uid: secret.uid(), version: secret.resource_version().unwrap_or_default(), entry });
+        *self.seen.lock().await = Some(Seen {
+            uid: secret.uid(),
+            version: secret.resource_version().unwrap_or_default(),
+            entry,
+            created: secret.metadata.creation_timestamp.map(|time| time.0),
+        });
         Ok(Some(OpenOrder { opened_after_failures }))
     }
 
@@ -101,6 +108,11 @@ impl OrderSecret {
     /// The URL of the account that the open order is of.
     pub async fn account_url(&self) -> Option<String> {
         self.seen.lock().await.as_ref().map(|seen| seen.entry.account_url.clone())
+    }
+
+    /// Since when an order is open.
+    pub async fn since(&self) -> Option<Timestamp> {
+        self.seen.lock().await.as_ref().and_then(|seen| seen.created)
     }
 
     /// Whether the order that was last worked on had been begun by another process.
@@ -115,7 +127,7 @@ impl OrderSecret {
         if seen.as_ref().is_none_or(|before| before.entry.order_url != entry.order_url) {
             self.begun_elsewhere.store(false, Ordering::Relaxed);
         }
-        let (uid, version) = if let Some(before) = seen.as_ref() {
+        let (written, created) = if let Some(before) = seen.as_ref() {
             let mut annotations = json!({ FAILURES: self.failures.to_string() });
             if !self.begun_elsewhere() {
                 annotations[REPLICA] = json!(self.replica);
@@ -127,13 +139,15 @@ impl OrderSecret {
             let params = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
             let written =
                 bounded(what, self.api.patch_metadata(&self.name, &params, &Patch::Merge(patch))).await?;
-            (written.uid(), written.resource_version())
+            (written.metadata, before.created)
         } else {
             let params = PostParams { field_manager: Some(FIELD_MANAGER.into()), ..PostParams::default() };
             let written = bounded(what, self.api.create(&params, &self.fresh(data))).await?;
-            (written.uid(), written.resource_version())
+            let created = written.metadata.creation_timestamp.as_ref().map(|time| time.0);
+            (written.metadata, created)
         };
-        *seen = Some(Seen { uid, version: version.unwrap_or_default(), entry: entry.clone() });
+        let version = written.resource_version.unwrap_or_default();
+        *seen = Some(Seen { uid: written.uid, version, entry: entry.clone(), created });
         Ok(())
     }
 

@@ -2,15 +2,14 @@
 
 use std::sync::Arc;
 
-use jiff::Timestamp;
-use waxwing_acme::limits::Wait;
-use waxwing_acme::{ObtainError, diagnose};
-use waxwing_api::LimitUse;
-
 use super::admit::Refusal;
+use super::budget::Cost;
 use super::candidates::is_about_this_ca;
 use super::status::sentence;
 use crate::issuer::{IssuerKey, ReadyIssuer};
+use jiff::Timestamp;
+use waxwing_acme::limits::Wait;
+use waxwing_acme::{ObtainError, diagnose};
 
 /// How asking one issuer ended without a certificate.
 #[derive(Debug)]
@@ -28,8 +27,8 @@ pub enum Setback {
         issuer: Arc<ReadyIssuer>,
         /// How.
         error: ObtainError,
-        /// What the attempt has used of the CA's limits.
-        used: Option<LimitUse>,
+        /// What that leaves of the CA's limits.
+        cost: Cost,
     },
     /// A limit of its CA is used up.
     Limited {
@@ -37,6 +36,18 @@ pub enum Setback {
         issuer: Arc<ReadyIssuer>,
         /// Which limit, and until when.
         wait: Wait,
+    },
+    /// The CA's answer to an earlier attempt isn't over.
+    Paused {
+        /// Which one.
+        issuer: IssuerKey,
+        /// When it is asked again.
+        until: Timestamp,
+    },
+    /// It isn't known yet whether it can be asked: this process has just begun. Nobody else is asked instead.
+    Pending {
+        /// Which one.
+        issuer: IssuerKey,
     },
     /// So much time has passed that everything is to be decided on anew.
     Outdated,
@@ -53,8 +64,8 @@ impl Setback {
         match self {
             Self::Refused { refusal, .. } => refusal.is_about_the_issuer(),
             Self::Failed { error, .. } => is_about_this_ca(error),
-            Self::Limited { .. } => true,
-            Self::Outdated => false,
+            Self::Limited { .. } | Self::Paused { .. } => true,
+            Self::Outdated | Self::Pending { .. } => false,
         }
     }
 
@@ -63,18 +74,35 @@ impl Setback {
         matches!(self, Self::Failed { .. })
     }
 
-    /// Until when a limit makes it wait, if that is what it is.
-    pub fn until(&self) -> Option<Timestamp> {
+    /// Whether it is a limit that makes it wait.
+    pub fn is_limit(&self) -> bool {
+        matches!(self, Self::Limited { .. })
+    }
+
+    /// When the same issuer may be asked again. `failed` says it of an attempt that failed, `refused` of one that
+    /// wasn't made.
+    pub fn next(&self, failed: impl Fn(&ObtainError) -> Timestamp, refused: Timestamp) -> Timestamp {
         match self {
-            Self::Limited { wait, .. } => Some(wait.until),
+            Self::Failed { error, .. } => failed(error),
+            Self::Limited { wait, .. } => wait.until,
+            Self::Paused { until, .. } => *until,
+            Self::Refused { .. } | Self::Pending { .. } | Self::Outdated => refused,
+        }
+    }
+
+    /// The issuer that gave an answer which holds for longer than this attempt.
+    pub fn paused(&self) -> Option<&IssuerKey> {
+        match self {
+            Self::Failed { issuer, error, .. } => is_about_this_ca(error).then_some(&issuer.key),
+            Self::Paused { issuer, .. } => Some(issuer),
             _ => None,
         }
     }
 
-    /// What was used of the CA's limits.
-    pub fn used(&self) -> Option<&LimitUse> {
+    /// What it leaves of the CA's limits.
+    pub fn cost(&self) -> Option<&Cost> {
         match self {
-            Self::Failed { used, .. } => used.as_ref(),
+            Self::Failed { cost, .. } => Some(cost),
             _ => None,
         }
     }
@@ -90,7 +118,10 @@ impl Setback {
                 let cause = diagnose(error, &error.evidence).cause;
                 Some(format!("{} was passed over: {} ({error}).", issuer.key, cause.trim_end_matches('.')))
             }
-            Self::Outdated => None,
+            Self::Paused { issuer, until } => {
+                Some(format!("{issuer} was passed over: it isn't asked again before {until:.0}."))
+            }
+            Self::Outdated | Self::Pending { .. } => None,
         }
     }
 }

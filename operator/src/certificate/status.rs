@@ -9,16 +9,17 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use serde_json::{Map, Value};
 use waxwing_acme::Leaf;
 use waxwing_api::{
-    Certificate, CertificateStatus, IssuerKind, IssuerRef, LimitUse, RenewalInformation, SuggestedWindow,
-    reason,
+    Certificate, CertificateStatus, IssuerKind, IssuerRef, LimitRefusal, LimitUse, RenewalInformation,
+    SuggestedWindow, reason,
 };
 
 use super::admit::Refusal;
 use super::advice::Advice;
-use super::decide::{Failures, Fault};
+use super::budget::whole;
+use super::decide::Fault;
+use super::history::{failures, kept_pause};
 use super::limits_used;
 use super::renewal::{Due, Remark};
-use super::renewal_request::asked_since_failure;
 use super::target_secret::IssuedBy;
 use crate::issuer::IssuerKey;
 
@@ -50,6 +51,8 @@ pub enum Outcome {
     Issued {
         /// The order that it comes from.
         order_url: String,
+        /// The account that it was ordered with.
+        account_url: String,
         /// Which issuers were passed over, and why, in sentences.
         passed_over: Option<String>,
         /// What was used of the CAs' limits.
@@ -78,6 +81,10 @@ pub struct Failure {
     pub order_url: Option<String>,
     /// What was used of the CAs' limits.
     pub used: Vec<LimitUse>,
+    /// The limit that a CA called used up.
+    pub refusal: Option<LimitRefusal>,
+    /// Which issuers aren't asked before which time, where there are several.
+    pub pauses: Vec<(IssuerKey, Timestamp)>,
 }
 
 /// A wait for a limit.
@@ -96,7 +103,7 @@ pub struct Report {
     pub status: CertificateStatus,
     /// At most one Event about what happened.
     pub event: Option<Notice>,
-    /// And those about what is said of renewals and can't be followed, when that is new.
+    /// And those about renewals, when they are new: what the CA says of them, and what is said and can't be followed.
     pub remarks: Vec<Notice>,
 }
 
@@ -111,15 +118,9 @@ pub struct Notice {
     pub note: String,
 }
 
-/// What the status remembers of failed attempts at the spec as it is now.
-pub fn failures(certificate: &Certificate, now: Timestamp) -> Failures {
-    let Some(status) = &certificate.status else { return Failures::default() };
-    Failures {
-        count: status.failed_issuance_attempts.unwrap_or_default().max(0),
-        next_attempt: status.next_attempt_time.as_ref().map(|time| time.0),
-        same_spec: attempted_this_spec(certificate),
-        asked_since: asked_since_failure(certificate, now),
-    }
+/// Whether the CA says why it wants a renewal then, and that hasn't been told yet.
+pub fn has_explanation(certificate: &Certificate, advice: Option<&Advice>) -> bool {
+    suggestion(certificate.status.as_ref(), advice).is_some()
 }
 
 /// The status after `outcome`.
@@ -130,11 +131,10 @@ pub fn report(certificate: &Certificate, held: &Held<'_>, outcome: &Outcome, now
     if !failures(certificate, now).hold_back() {
         forget_failures(&mut status);
     }
-    let mut event = describe_held(&mut status, &before, held, now)
-        .or_else(|| revocation(&before, held))
-        .or_else(|| suggestion(&before, held));
+    let mut event = describe_held(&mut status, &before, held, now).or_else(|| revocation(&before, held));
     let ready = ready(held);
-    let remarks = remarks(&before, held, &ready);
+    let mut remarks = remarks(&before, held, &ready);
+    remarks.extend(suggestion(Some(&before), held.advice.as_ref().filter(|_| held.leaf.is_some())));
     set(&mut status.conditions, ready, generation, now);
 
     let issuing = match outcome {
@@ -147,9 +147,11 @@ pub fn report(certificate: &Certificate, held: &Held<'_>, outcome: &Outcome, now
         }
         Outcome::Waiting => None,
         Outcome::Working(step) => Some((true, reason::IN_PROGRESS, sentence(step))),
-        Outcome::Issued { order_url, passed_over, used } => {
+        Outcome::Issued { order_url, account_url, passed_over, used } => {
             forget_failures(&mut status);
-            status.acme.get_or_insert_default().order_url = Some(order_url.clone());
+            let acme = status.acme.get_or_insert_default();
+            acme.order_url = Some(order_url.clone());
+            acme.account_url = Some(account_url.clone());
             limits_used::remember(&mut status, used, now);
             let others = passed_over.as_ref().map(|others| format!(" {others}")).unwrap_or_default();
             if let Some(event) = &mut event {
@@ -158,6 +160,8 @@ pub fn report(certificate: &Certificate, held: &Held<'_>, outcome: &Outcome, now
             Some((false, reason::ISSUED, format!("The certificate was issued and stored.{others}")))
         }
         Outcome::Limited(limited) => {
+            // The attempt that was due is this one; the message says when the next is.
+            status.next_attempt_time = None;
             let known = find(&before.conditions, reason::ISSUING)
                 .is_some_and(|condition| condition.reason == reason::RATE_LIMITED);
             if !known {
@@ -181,9 +185,14 @@ pub fn report(certificate: &Certificate, held: &Held<'_>, outcome: &Outcome, now
             status.failed_issuance_attempts =
                 Some(status.failed_issuance_attempts.unwrap_or_default().max(0).saturating_add(1));
             status.last_failure_time = Some(Time(seconds(now)));
-            status.next_attempt_time = Some(Time(seconds(failure.next_attempt)));
+            status.next_attempt_time = Some(Time(whole(failure.next_attempt)));
             if let Some(order_url) = &failure.order_url {
                 status.acme.get_or_insert_default().order_url = Some(order_url.clone());
+            }
+            if status.acme.is_some() || failure.refusal.is_some() || !failure.pauses.is_empty() {
+                let acme = status.acme.get_or_insert_default();
+                acme.refused_limit.clone_from(&failure.refusal);
+                acme.paused_issuers = failure.pauses.iter().map(kept_pause).collect();
             }
             limits_used::remember(&mut status, &failure.used, now);
             event = Some(Notice { warning: true, reason, note: message.clone() });
@@ -269,9 +278,11 @@ fn revocation(before: &CertificateStatus, held: &Held<'_>) -> Option<Notice> {
 }
 
 /// A page of the CA's that says why it wants a certificate renewed is worth reading, once.
-fn suggestion(before: &CertificateStatus, held: &Held<'_>) -> Option<Notice> {
-    let url = held.advice.as_ref()?.explanation_url.as_ref()?;
-    let told = before.acme.as_ref().and_then(|acme| acme.ari.as_ref()?.explanation_url.as_ref());
+fn suggestion(before: Option<&CertificateStatus>, advice: Option<&Advice>) -> Option<Notice> {
+    let url = advice?.explanation_url.as_ref()?;
+    let told = before
+        .and_then(|status| status.acme.as_ref())
+        .and_then(|acme| acme.ari.as_ref()?.explanation_url.as_ref());
     (told != Some(url)).then(|| Notice {
         warning: false,
         reason: reason::RENEWAL_SUGGESTED,
@@ -318,18 +329,14 @@ fn fallback(held: &Held<'_>) -> String {
     }
 }
 
-fn attempted_this_spec(certificate: &Certificate) -> bool {
-    certificate
-        .status
-        .as_ref()
-        .and_then(|status| find(&status.conditions, reason::ISSUING))
-        .is_some_and(|condition| condition.observed_generation == certificate.metadata.generation)
-}
-
 fn forget_failures(status: &mut CertificateStatus) {
     status.failed_issuance_attempts = None;
     status.last_failure_time = None;
     status.next_attempt_time = None;
+    if let Some(acme) = &mut status.acme {
+        acme.refused_limit = None;
+        acme.paused_issuers.clear();
+    }
 }
 
 fn condition(type_: &str, is_true: bool, reason: &str, message: String) -> Condition {
@@ -358,7 +365,7 @@ fn set(conditions: &mut Vec<Condition>, mut new: Condition, generation: Option<i
     }
 }
 
-fn find<'a>(conditions: &'a [Condition], type_: &str) -> Option<&'a Condition> {
+pub(super) fn find<'a>(conditions: &'a [Condition], type_: &str) -> Option<&'a Condition> {
     conditions.iter().find(|condition| condition.type_ == type_)
 }
 
@@ -444,6 +451,8 @@ mod tests {
             next_attempt: NOW + jiff::SignedDuration::from_secs(next),
             order_url: None,
             used: Vec::new(),
+            refusal: None,
+            pauses: Vec::new(),
         })
     }
 
@@ -453,6 +462,7 @@ mod tests {
         let leaf = leaf("01");
         let outcome = Outcome::Issued {
             order_url: "https://ca.example/order/1".into(),
+            account_url: "https://ca.example/account/1".into(),
             passed_over: None,
             used: Vec::new(),
         };
@@ -489,6 +499,7 @@ mod tests {
         let why = "ClusterIssuer first was passed over: It is down.";
         let outcome = Outcome::Issued {
             order_url: "https://ca.example/1".into(),
+            account_url: "https://ca.example/account/1".into(),
             passed_over: Some(why.into()),
             used: Vec::new(),
         };
@@ -591,6 +602,55 @@ mod tests {
         assert_eq!(again.status.failed_issuance_attempts, Some(1));
         certificate.status = Some(again.status);
         assert!(failures(&certificate, later).hold_back(), "and no loop");
+    }
+
+    #[test]
+    fn an_explanation_of_the_cas_is_told_once_beside_whatever_happens() {
+        let mut certificate = certificate(&["a.example"]);
+        let leaf = leaf("01");
+        let window = waxwing_acme::SuggestedWindow { start: NOW, end: NOW };
+        let url = "https://ca.example/why";
+        let advice = Some(Advice { window, explanation_url: Some(url.into()) });
+        assert!(has_explanation(&certificate, advice.as_ref()));
+        let held = Held { advice: advice.clone(), ..holding(&leaf) };
+        let first = report(&certificate, &held, &failed(60), NOW);
+        assert_eq!(first.event.unwrap().reason, reason::BACKING_OFF);
+        assert!(first.remarks.iter().any(|remark| remark.note.contains(url)), "{:?}", first.remarks);
+        certificate.status = Some(first.status);
+        assert!(!has_explanation(&certificate, advice.as_ref()));
+        assert!(report(&certificate, &held, &failed(60), NOW).remarks.is_empty());
+    }
+
+    #[test]
+    fn what_was_refused_and_who_waits_is_kept_until_the_next_answer() {
+        let mut certificate = certificate(&["a.example"]);
+        let key = IssuerKey { kind: IssuerKind::ClusterIssuer, namespace: None, name: "first".into() };
+        let until = NOW + jiff::SignedDuration::from_millis(1500);
+        let refusal = LimitRefusal {
+            account: "https://ca.example/account/1".into(),
+            scope: waxwing_api::RateScope::Account,
+            subject: None,
+            until: Time(until),
+        };
+        let Outcome::Failed(failure) = failed(60) else { unreachable!() };
+        let failure = Failure {
+            refusal: Some(refusal.clone()),
+            pauses: vec![(key, until)],
+            next_attempt: until,
+            ..failure
+        };
+        let refused = report(&certificate, &EMPTY, &Outcome::Failed(failure), NOW).status;
+        let acme = refused.acme.clone().unwrap();
+        assert_eq!(acme.refused_limit, Some(refusal));
+        let whole = Time(NOW + jiff::SignedDuration::from_secs(2));
+        assert_eq!(acme.paused_issuers[0].until, whole, "never sooner than the CA said");
+        assert_eq!(refused.next_attempt_time, Some(whole));
+        certificate.status = Some(refused);
+        let again = report(&certificate, &EMPTY, &failed(60), NOW).status.acme.unwrap();
+        assert_eq!((again.refused_limit, again.paused_issuers.len()), (None, 0));
+        let limited = Limited { message: "wait".into(), note: "wait".into() };
+        let limited = report(&certificate, &EMPTY, &Outcome::Limited(limited), NOW).status;
+        assert_eq!(limited.next_attempt_time, None, "this was the attempt");
     }
 
     #[test]

@@ -78,6 +78,8 @@ pub struct ReadyIssuer {
 pub enum Lookup {
     /// There is no such issuer.
     Missing,
+    /// It exists, and this process doesn't know yet whether it can be ordered from.
+    Pending,
     /// It exists but can't be ordered from.
     NotReady {
         /// The reason of its Ready condition.

@@ -3,11 +3,12 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError, RwLock},
+    time::Duration,
 };
 
 use jiff::Timestamp;
 use tokio::sync::broadcast;
-use waxwing_acme::ObtainError;
+use waxwing_acme::{ObtainError, retry::after};
 use waxwing_api::{Acme, ClusterIssuer, Issuer, IssuerKind};
 
 use super::{
@@ -19,8 +20,8 @@ use crate::runtime::watch::Watch;
 
 /// Changes that a reader may lag behind; one that does is told so and must look at all issuers.
 const BUFFER: usize = 256;
-/// The reason while an issuer is looked at for the first time.
-const PENDING: &str = "Pending";
+/// An account is registered again once in this time.
+const AGAIN: Duration = Duration::from_mins(10);
 
 /// The issuers. Clones are handles to the same.
 #[derive(Clone, Debug)]
@@ -36,6 +37,8 @@ struct Shared {
     cluster_issuers: Watch<ClusterIssuer>,
     entries: RwLock<HashMap<IssuerKey, Entry>>,
     issuers: Watch<Issuer>,
+    /// When each account was last registered again because the CA had lost it.
+    losses: Mutex<HashMap<IssuerKey, Timestamp>>,
     lost: broadcast::Sender<IssuerKey>,
 }
 
@@ -75,6 +78,7 @@ impl Registry {
             cluster_issuers,
             entries: RwLock::default(),
             issuers,
+            losses: Mutex::default(),
             lost: broadcast::channel(BUFFER).0,
         };
         Self { shared: Arc::new(shared) }
@@ -95,10 +99,7 @@ impl Registry {
             Some(Outcome::Failed { problem, .. }) => {
                 Lookup::NotReady { reason: problem.reason.to_owned(), message: problem.message }
             }
-            None => Lookup::NotReady {
-                reason: PENDING.to_owned(),
-                message: "the issuer's account is being looked up".to_owned(),
-            },
+            None => Lookup::Pending,
         }
     }
 
@@ -109,15 +110,25 @@ impl Registry {
 
     /// Says that the CA doesn't know this issuer's account any more: it is registered again, with the
     /// same key. Whoever tells it again of the same account changes nothing.
-    pub fn account_lost(&self, issuer: &Arc<ReadyIssuer>) {
+    ///
+    /// False if that was done [moments](AGAIN) ago already: a CA that knows no account which it has just registered is
+    /// not to be asked for one after the other.
+    pub fn account_lost(&self, issuer: &Arc<ReadyIssuer>, now: Timestamp) -> bool {
         let mut entries = self.shared.entries.write().unwrap_or_else(PoisonError::into_inner);
-        let Some(entry) = entries.get_mut(&issuer.key) else { return };
+        let Some(entry) = entries.get_mut(&issuer.key) else { return true };
         let current = matches!(&entry.outcome, Outcome::Ready(known) if Arc::ptr_eq(known, issuer));
-        if current && !entry.lost {
-            entry.lost = true;
-            // No receiver means that the controller is ending.
-            let _ = self.shared.lost.send(issuer.key.clone());
+        if !current || entry.lost {
+            return true;
         }
+        let mut losses = self.shared.losses.lock().unwrap_or_else(PoisonError::into_inner);
+        if losses.get(&issuer.key).is_some_and(|last| after(*last, AGAIN) > now) {
+            return false;
+        }
+        losses.insert(issuer.key.clone(), now);
+        entry.lost = true;
+        // No receiver means that the controller is ending.
+        let _ = self.shared.lost.send(issuer.key.clone());
+        true
     }
 
     /// Whether this issuer's CA may be asked where another issuer could be, too; if not, from when on.
@@ -152,6 +163,7 @@ impl Registry {
 
     pub(super) fn remove(&self, key: &IssuerKey) {
         self.shared.entries.write().unwrap_or_else(PoisonError::into_inner).remove(key);
+        self.shared.losses.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
         let _ = self.shared.changes.send(key.clone());
     }
 }
@@ -178,9 +190,7 @@ mod tests {
             name: name.to_owned(),
         };
         assert!(matches!(registry.lookup(&key("other")), Lookup::Missing));
-        assert!(
-            matches!(registry.lookup(&key("known")), Lookup::NotReady { reason, .. } if reason == PENDING)
-        );
+        assert!(matches!(registry.lookup(&key("known")), Lookup::Pending));
         let mut changes = registry.changes();
         let problem = Problem::new(reason::KEY_MISSING, "create it");
         let entry = Entry {

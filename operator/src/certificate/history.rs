@@ -1,0 +1,120 @@
+//! What a Certificate's status says of earlier attempts: pure functions.
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use waxwing_api::{Certificate, IssuerPause, IssuerRef, reason};
+
+use super::budget::whole;
+use super::decide::{Failures, is_to_be_waited_for};
+use super::renewal_request::asked_since_failure;
+use super::status::find;
+use crate::issuer::IssuerKey;
+
+/// What the status remembers of failed attempts at the spec as it is now.
+pub fn failures(certificate: &Certificate, now: Timestamp) -> Failures {
+    let Some(status) = &certificate.status else { return Failures::default() };
+    Failures {
+        count: status.failed_issuance_attempts.unwrap_or_default().max(0),
+        next_attempt: status.next_attempt_time.as_ref().map(|time| time.0),
+        same_spec: attempted_this_spec(certificate),
+        asked_since: asked_since_failure(certificate, now),
+    }
+}
+
+/// Until when an issuer isn't asked again, as the status remembers it.
+pub fn pause(certificate: &Certificate, issuer: &IssuerKey, now: Timestamp) -> Option<Timestamp> {
+    if !failures(certificate, now).hold_back() {
+        return None;
+    }
+    let namespace = certificate.metadata.namespace.as_deref().unwrap_or_default();
+    let pauses = &certificate.status.as_ref()?.acme.as_ref()?.paused_issuers;
+    let pause = pauses.iter().find(|one| IssuerKey::referred(&one.issuer_ref, namespace) == *issuer)?;
+    is_to_be_waited_for(pause.until.0, now).then_some(pause.until.0)
+}
+
+/// Whether the stored certificate was ordered with this account, as far as is known.
+pub fn is_of_account(certificate: &Certificate, account_url: &str) -> bool {
+    let acme = certificate.status.as_ref().and_then(|status| status.acme.as_ref());
+    acme.and_then(|acme| acme.account_url.as_deref()).is_none_or(|known| known == account_url)
+}
+
+/// What [`pause`] reads.
+pub fn kept_pause((issuer, until): &(IssuerKey, Timestamp)) -> IssuerPause {
+    let issuer_ref =
+        IssuerRef { name: issuer.name.clone(), kind: issuer.kind, group: Some(waxwing_api::GROUP.into()) };
+    IssuerPause { issuer_ref, until: Time(whole(*until)) }
+}
+
+fn attempted_this_spec(certificate: &Certificate) -> bool {
+    certificate
+        .status
+        .as_ref()
+        .and_then(|status| find(&status.conditions, reason::ISSUING))
+        .is_some_and(|condition| condition.observed_generation == certificate.metadata.generation)
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::SignedDuration;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+    use waxwing_api::{CertificateAcmeStatus, CertificateStatus, IssuerKind};
+
+    use super::super::wanted::tests::certificate;
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::constant(1_800_000_000, 0);
+
+    fn key(name: &str) -> IssuerKey {
+        IssuerKey { kind: IssuerKind::ClusterIssuer, namespace: None, name: name.into() }
+    }
+
+    fn after(hours: i64) -> Timestamp {
+        NOW + SignedDuration::from_hours(hours)
+    }
+
+    fn stopped(acme: CertificateAcmeStatus) -> Certificate {
+        let mut certificate = certificate(&["a.example"]);
+        let issuing = Condition {
+            type_: reason::ISSUING.into(),
+            status: "False".into(),
+            reason: reason::BACKING_OFF.into(),
+            message: String::new(),
+            observed_generation: certificate.metadata.generation,
+            last_transition_time: Time(NOW),
+        };
+        certificate.status = Some(CertificateStatus {
+            conditions: vec![issuing],
+            acme: Some(acme),
+            ..CertificateStatus::default()
+        });
+        certificate
+    }
+
+    #[test]
+    fn a_pause_is_for_one_issuer_and_this_spec() {
+        let pauses = [(key("first"), after(2)), (key("edited"), after(24 * 365))];
+        let mut certificate = stopped(CertificateAcmeStatus {
+            paused_issuers: pauses.iter().map(kept_pause).collect(),
+            ..CertificateAcmeStatus::default()
+        });
+        assert_eq!(pause(&certificate, &key("first"), NOW), Some(after(2)));
+        assert_eq!(pause(&certificate, &key("first"), after(2)), None, "it is over");
+        assert_eq!(pause(&certificate, &key("second"), NOW), None);
+        assert_eq!(pause(&certificate, &key("edited"), NOW), None, "so long a CA has no reason to ask");
+        certificate.metadata.generation = Some(2);
+        assert_eq!(pause(&certificate, &key("first"), NOW), None, "another spec may fare better");
+    }
+
+    #[test]
+    fn a_certificate_of_another_account_is_known() {
+        let of = |account: Option<&str>| {
+            stopped(CertificateAcmeStatus {
+                account_url: account.map(str::to_owned),
+                ..CertificateAcmeStatus::default()
+            })
+        };
+        assert!(is_of_account(&of(Some("https://ca.example/1")), "https://ca.example/1"));
+        assert!(!is_of_account(&of(Some("https://ca.example/2")), "https://ca.example/1"));
+        assert!(is_of_account(&of(None), "https://ca.example/1"), "by a version that didn't keep it");
+    }
+}
