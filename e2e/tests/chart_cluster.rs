@@ -250,11 +250,16 @@ async fn issue(lab: &Lab, release: &str, values: &str, issuer_kind: &str) -> Res
     let created = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}});
     lab.apply(release, &created.to_string()).await?;
     let values = ["--set=http01.routeQuietPeriod=2s", NO_CRDS, "--set", values];
-    run(
+    let notes = run(
         lab,
         &["install", "--create-namespace"],
         &[&[release, ".", "--namespace", release], &values[..]].concat(),
     )?;
+    let annotation =
+        if issuer_kind == "Issuer" { "waxwing.dev/issuer" } else { "waxwing.dev/cluster-issuer" };
+    for words in [format!("kind: {issuer_kind}\n"), format!(" {annotation}=letsencrypt\n")] {
+        assert!(notes.contains(&words), "{words:?} is not in {notes}");
+    }
     let operator = operator(lab, release, &format!("{release}-waxwing"))?;
     let traffic = json!({
         "apiVersion": "discovery.k8s.io/v1",
@@ -281,8 +286,6 @@ async fn issue(lab: &Lab, release: &str, values: &str, issuer_kind: &str) -> Res
     });
     let host = format!("shop.{namespace}.test");
     let backend = json!({"service": {"name": "shop", "port": {"number": 80}}});
-    let annotation =
-        if issuer_kind == "Issuer" { "waxwing.dev/issuer" } else { "waxwing.dev/cluster-issuer" };
     let ingress = json!({
         "apiVersion": "networking.k8s.io/v1",
         "kind": "Ingress",

@@ -14,12 +14,11 @@ use serde_json::Value;
 
 use crate::helm;
 
-/// Runs Helm, which must succeed.
-pub fn run(lab: &Lab, verb: &[&str], what: &[&str]) -> Result<(), Error> {
+/// Runs Helm, which must succeed. Answers with what it printed.
+pub fn run(lab: &Lab, verb: &[&str], what: &[&str]) -> Result<String, Error> {
     let mut command = helm::helm()?;
     command.env("KUBECONFIG", lab.kubeconfig(User::Admin)).args(verb).args(what);
-    helm::printed(&command.output().map_err(Error::io(|| "starting helm"))?);
-    Ok(())
+    Ok(helm::printed(&command.output().map_err(Error::io(|| "starting helm"))?))
 }
 
 /// Runs kubectl, with an object to read.
