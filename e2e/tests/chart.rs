@@ -13,7 +13,7 @@ use std::{collections::BTreeMap, env, fs, path::Path, process::Command};
 use e2e::{Error, lab::OperatorOptions, paths};
 use helm::{chart, printed, said};
 use renders::{objects, render, sets, values_of};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// What a plain manifest starts with: Helm makes a namespace by a flag instead.
 const NAMESPACE: &str = "\
@@ -53,6 +53,16 @@ fn plain_manifests_are_what_the_chart_renders() -> Result<(), Error> {
     let rights = ["--show-only", "templates/rbac/roles.yaml"];
     let rights = plain(&printed(&render("waxwing", "waxwing-system", &rights)?));
     current(&paths::workspace().join("deploy/rbac.yaml"), &format!("{RIGHTS}{rights}"));
+    Ok(())
+}
+
+#[test]
+fn everything_has_one_version() -> Result<(), Error> {
+    let version = env!("CARGO_PKG_VERSION");
+    let about: Value = serde_yaml::from_str(&paths::read(&chart().join("Chart.yaml"))?).unwrap();
+    assert_eq!((&about["version"], &about["appVersion"]), (&json!(version), &json!(version)));
+    let containerfile = paths::read(&paths::workspace().join("deploy/Containerfile"))?;
+    assert!(containerfile.contains(&format!("\nARG VERSION={version}\n")), "{containerfile}");
     Ok(())
 }
 
