@@ -16,7 +16,7 @@ use crate::session::LastAnswer;
 use crate::signed::{Payload, read, unusable};
 use crate::{
     Account, Challenge, ChallengeType, Error, Evidence, Identifier, ObtainErrorKind, Presented, Problem,
-    Progress, Solver, Solvers, Step,
+    Progress, RequestError, Solver, Solvers, Step,
 };
 
 /// An authorization that has yet to become valid, with the solver that is to answer it.
@@ -278,10 +278,11 @@ impl Pending {
         loop {
             let identifier = &self.challenge.identifier;
             poll.wait(retry_after, || format!("the validation of {identifier}")).await?;
-            let polled = self.read(account).await;
-            let Some((authorization, answer)) = poll.outcome(polled).map_err(fetching)? else {
-                retry_after = None;
-                continue;
+            let (authorization, answer) = loop {
+                let polled = self.read(account).await;
+                if let Some(read) = poll.outcome(polled).await.map_err(fetching)? {
+                    break read;
+                }
             };
             match authorization.status {
                 Status::Valid => return Ok(()),
@@ -307,7 +308,7 @@ impl Pending {
         match account.signed().lengthy().post(&self.challenge_url, Payload::Json(&json!({}))).await {
             Ok(answer) => Ok(LastAnswer::of(&answer).retry_after),
             // It may have been told already, by a request whose answer was lost: the authorization says so.
-            Err(error) if is_told_already(&error) => Ok(None),
+            Err(error) if is_told_already(&error) => Ok(error.request().and_then(RequestError::retry_after)),
             Err(source) => Err(ObtainErrorKind::Ca { doing: "telling the CA to validate", source }),
         }
     }

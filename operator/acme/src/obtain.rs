@@ -340,16 +340,9 @@ impl Issuance<'_> {
                 }
                 OrderStatus::Pending | OrderStatus::Processing | OrderStatus::Ready => {}
             }
-            let mut retry_after = order.retry_after();
-            loop {
-                poll.wait(retry_after, || "the order".to_owned()).await?;
-                let polled = order.refresh().await;
-                let polling = |source| ObtainErrorKind::Ca { doing: "polling the order", source };
-                if poll.outcome(polled).map_err(polling)?.is_some() {
-                    break;
-                }
-                retry_after = None;
-            }
+            poll.wait(order.retry_after(), || "the order".to_owned()).await?;
+            let polling = |source| ObtainErrorKind::Ca { doing: "polling the order", source };
+            while poll.outcome(order.refresh().await).await.map_err(polling)?.is_none() {}
             send = order.status() == OrderStatus::Ready;
         }
     }

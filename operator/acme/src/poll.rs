@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
-use crate::{Error, ObtainErrorKind, RequestError};
+use crate::{Error, ObtainErrorKind};
 
 /// How an issuance waits for its CA.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,7 +52,7 @@ impl Poll {
         waiting_for: impl FnOnce() -> String,
     ) -> Result<(), ObtainErrorKind> {
         let pause = self.next(retry_after, Timestamp::now());
-        if self.started.elapsed() + pause > self.timing.patience {
+        if self.is_too_late(pause) {
             return Err(ObtainErrorKind::Deadline {
                 waiting_for: waiting_for(),
                 after: self.started.elapsed(),
@@ -63,19 +63,35 @@ impl Poll {
         Ok(())
     }
 
-    /// What a poll brought: an answer, or nothing because the CA was in trouble, or the error to end with.
-    pub(crate) fn outcome<T>(&mut self, polled: Result<T, Error>) -> Result<Option<T>, Error> {
+    /// What a poll brought: an answer, or the error to end with. Where the CA was in trouble it is nothing, and the
+    /// time has come to poll again.
+    pub(crate) async fn outcome<T>(&mut self, polled: Result<T, Error>) -> Result<Option<T>, Error> {
         match polled {
             Ok(answer) => {
                 self.failures = 0;
                 Ok(Some(answer))
             }
-            Err(error) => {
-                self.failures += 1;
-                let passing = error.request().is_some_and(RequestError::is_transient);
-                if passing && self.failures <= FAILURES { Ok(None) } else { Err(error) }
-            }
+            Err(error) => match self.bear(&error, Timestamp::now()) {
+                Some(pause) => {
+                    tokio::time::sleep(pause).await;
+                    Ok(None)
+                }
+                // Also where the deadline ends it: what the CA said tells more than that it took too long.
+                None => Err(error),
+            },
         }
+    }
+
+    /// How long to wait after a poll that failed; `None` where there is to be no further one.
+    fn bear(&mut self, error: &Error, now: Timestamp) -> Option<Duration> {
+        self.failures += 1;
+        let passing = error.request().filter(|request| request.is_transient())?;
+        let pause = self.next(passing.retry_after(), now);
+        (self.failures <= FAILURES && !self.is_too_late(pause)).then_some(pause)
+    }
+
+    fn is_too_late(&self, pause: Duration) -> bool {
+        self.started.elapsed() + pause > self.timing.patience
     }
 
     fn next(&mut self, retry_after: Option<Timestamp>, now: Timestamp) -> Duration {
@@ -95,7 +111,11 @@ impl Poll {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Failure;
+    use crate::{Failure, RequestError};
+
+    fn error(failure: Failure) -> Error {
+        RequestError { method: "POST", url: String::new(), failure }.into()
+    }
 
     #[test]
     fn pauses_grow_and_the_ca_names_its_own() {
@@ -112,22 +132,37 @@ mod tests {
         assert_eq!(poll.next(None, now), Duration::from_secs(3));
     }
 
-    #[test]
-    fn a_few_failures_in_a_row_are_borne() {
-        let mut poll = Poll::new(Timing::default());
-        let error = |failure| Error::from(RequestError { method: "POST", url: String::new(), failure });
+    #[tokio::test]
+    async fn a_few_failures_in_a_row_are_borne() {
+        let mut poll =
+            Poll::new(Timing { first_poll: SHORTEST, longest_poll: SHORTEST, ..Timing::default() });
         let timeout = || Err::<(), _>(error(Failure::Timeout { after: Duration::ZERO }));
         for _ in 0..2 {
             for _ in 0..3 {
-                assert!(matches!(poll.outcome(timeout()), Ok(None)));
+                assert!(matches!(poll.outcome(timeout()).await, Ok(None)));
             }
-            assert!(matches!(poll.outcome(Ok(())), Ok(Some(()))));
+            assert!(matches!(poll.outcome(Ok(())).await, Ok(Some(()))));
         }
-        assert!(poll.outcome(Err::<(), _>(error(Failure::UnknownAuthority))).is_err());
+        assert!(poll.outcome(Err::<(), _>(error(Failure::UnknownAuthority))).await.is_err());
         for _ in 0..2 {
-            assert!(matches!(poll.outcome(timeout()), Ok(None)));
+            assert!(matches!(poll.outcome(timeout()).await, Ok(None)));
         }
-        assert!(poll.outcome(timeout()).is_err());
+        assert!(poll.outcome(timeout()).await.is_err());
+    }
+
+    #[test]
+    fn a_poll_that_is_refused_is_not_repeated_before_its_retry_after() {
+        let now = Timestamp::UNIX_EPOCH;
+        let refused = |status, seconds| {
+            let retry_after = Some(crate::retry::after(now, Duration::from_secs(seconds)));
+            error(Failure::Status { status, problem: None, retry_after })
+        };
+        let mut poll = Poll::new(Timing::default());
+        assert_eq!(poll.bear(&refused(503, 100), now), Some(Duration::from_secs(100)));
+        assert_eq!(poll.bear(&refused(429, 7), now), Some(Duration::from_secs(7)));
+        assert_eq!(poll.bear(&refused(503, 1), now), Some(Duration::from_secs(1)));
+        assert_eq!(poll.bear(&refused(503, 1), now), None, "the fourth in a row");
+        assert_eq!(Poll::new(Timing::default()).bear(&refused(503, 3600), now), None, "beyond the deadline");
     }
 
     #[tokio::test]

@@ -74,6 +74,14 @@ impl RequestError {
         self.problem().map(Problem::acme_type).unwrap_or_default()
     }
 
+    /// When the CA wants to be asked again (Retry-After), if it said so.
+    pub fn retry_after(&self) -> Option<Timestamp> {
+        match &self.failure {
+            Failure::Status { retry_after, .. } => *retry_after,
+            _ => None,
+        }
+    }
+
     /// Who must act, and when to try again.
     pub fn class(&self) -> Class {
         let network = Class { actor: Actor::Network, retry: Retry::Backoff };

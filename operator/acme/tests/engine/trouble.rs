@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
 use waxwing_acme::{
     Account, AccountKey, Actor, ChallengeType, Directory, Error, ExternalAccount, Failure, ObtainErrorKind,
     Problem, Retry, diagnose,
@@ -106,6 +107,28 @@ async fn a_ca_that_takes_too_long_leaves_the_order_open() {
     stage.ca.script().retry_after = None;
     stage.obtain(&request(&["a.example"])).await.unwrap();
     assert_eq!(stage.ca.orders(), (1, 1));
+}
+
+#[tokio::test]
+async fn a_poll_that_is_refused_is_not_repeated_before_the_time_that_the_ca_names() {
+    let refusals =
+        [Fault::Problem(503, "serverInternal", Some(3600)), Fault::Problem(429, "rateLimited", Some(3600))];
+    // An authorization is read once before the CA is told, and an order is polled after it is finalized.
+    for (endpoint, polls_before) in [(Endpoint::Authorization, 1), (Endpoint::Order, 0)] {
+        for refusal in &refusals {
+            let stage = Stage::new(Script::default()).await;
+            let mut faults = vec![(endpoint, Fault::None); polls_before];
+            faults.push((endpoint, refusal.clone()));
+            stage.ca.script().faults = faults;
+            let error = stage.obtain(&request(&["a.example"])).await.unwrap_err();
+            let named = Timestamp::now() + Duration::from_mins(59);
+            assert!(matches!(error.class().retry, Retry::NotBefore(at) if at > named), "{error}");
+            assert!(error.problem().is_some(), "the CA's own words stay: {error}");
+            assert_eq!(stage.log.count(&format!("ca {endpoint:?}")), polls_before + 1, "{refusal:?}");
+            let issued = stage.obtain(&request(&["a.example"])).await.unwrap();
+            assert_eq!(error.order_url, Some(issued.order_url), "the next attempt goes on with it");
+        }
+    }
 }
 
 #[tokio::test]
