@@ -14,7 +14,7 @@ use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::signed::{Payload, Signed, binding, read, unusable};
+use crate::signed::{Payload, Signed, binding, lacking, read};
 use crate::{Directory, Error, Http, Secret, Timing};
 
 /// An account's key: ECDSA on P-256. Clones share it.
@@ -162,8 +162,8 @@ impl Account {
         }
         let signed = Signed { http: http.clone(), directory: directory.clone(), key, account_url: None };
         let answer = signed.post(url, Payload::Json(&payload)).await?;
-        let account_url =
-            answer.header(LOCATION).ok_or_else(|| unusable(url, "it has no Location header"))?.to_owned();
+        let location = answer.header(LOCATION).map(str::to_owned);
+        let account_url = location.ok_or_else(|| lacking(url, &answer, "it has no Location header"))?;
         let existed = answer.status == http::StatusCode::OK;
         let object: AccountObject = read(url, &answer)?;
         let account = Self::with_url(signed, account_url);

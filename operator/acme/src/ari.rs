@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use serde::Deserialize;
 
 use crate::attempts::Attempts;
+use crate::http::Answer;
 use crate::retry::{after, fraction};
 use crate::{Account, Error, Failure, RequestError};
 
@@ -47,17 +48,7 @@ impl Account {
                 .body(Bytes::new())
                 .map_err(|error| fail(Failure::Unexpected(error.to_string())))?;
             match self.signed().http.request(request).await {
-                Ok(answer) => {
-                    let now = Timestamp::now();
-                    let body: Body = serde_json::from_slice(&answer.body).map_err(|error| {
-                        fail(Failure::Unexpected(format!("it is not renewal information ({error})")))
-                    })?;
-                    return Ok(Some(RenewalInfo {
-                        window: body.suggested_window,
-                        explanation_url: body.explanation_url,
-                        ask_again: ask_again(answer.retry_after(now), now),
-                    }));
-                }
+                Ok(answer) => return Ok(read(&answer, Timestamp::now()).map(Some).map_err(fail)?),
                 Err(error) => attempts.after(error).await?,
             }
         }
@@ -92,12 +83,26 @@ const UNNAMED: Duration = Duration::from_hours(6);
 const SOONEST: Duration = Duration::from_mins(1);
 const LATEST: Duration = Duration::from_hours(24);
 
+fn read(answer: &Answer, now: Timestamp) -> Result<RenewalInfo, Failure> {
+    let body: Body = serde_json::from_slice(&answer.body)
+        .map_err(|error| answer.unexpected(format!("it is not renewal information ({error})"), now))?;
+    Ok(RenewalInfo {
+        window: body.suggested_window,
+        explanation_url: body.explanation_url,
+        ask_again: ask_again(answer.retry_after(now), now),
+    })
+}
+
 fn ask_again(retry_after: Option<Timestamp>, now: Timestamp) -> Timestamp {
     retry_after.unwrap_or(after(now, UNNAMED)).clamp(after(now, SOONEST), after(now, LATEST))
 }
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use http::header::RETRY_AFTER;
+    use http::{HeaderValue, StatusCode};
     use proptest::prelude::*;
 
     use super::*;
@@ -130,18 +135,33 @@ mod tests {
         assert_eq!(ask_again(Some(at(2)), now), at(2));
     }
 
+    fn answer(body: &'static str, retry_after: &'static str) -> Answer {
+        let retry_after = HeaderValue::from_static(retry_after);
+        let headers = [(RETRY_AFTER, retry_after)].into_iter().collect();
+        Answer { status: StatusCode::OK, headers, body: Bytes::from_static(body.as_bytes()) }
+    }
+
     #[test]
     fn the_answer_is_read_as_the_rfc_writes_it() {
-        let body: Result<Body, _> = serde_json::from_str(
-            r#"{"suggestedWindow": {"start": "2025-01-02T04:00:00Z", "end": "2025-01-03T04:00:00Z"},
-                "explanationURL": "https://acme.example.com/docs/ari"}"#,
-        );
-        let body = body.ok();
-        assert_eq!(
-            body.as_ref().and_then(|body| body.explanation_url.as_deref()),
-            Some("https://acme.example.com/docs/ari")
-        );
-        assert!(body.is_some_and(|body| body.suggested_window.start < body.suggested_window.end));
+        let info = read(
+            &answer(
+                r#"{"suggestedWindow": {"start": "2025-01-02T04:00:00Z", "end": "2025-01-03T04:00:00Z"},
+                    "explanationURL": "https://acme.example.com/docs/ari"}"#,
+                "7200",
+            ),
+            at(0),
+        )
+        .unwrap();
+        assert_eq!(info.explanation_url.as_deref(), Some("https://acme.example.com/docs/ari"));
+        assert!(info.window.start < info.window.end);
+        assert_eq!(info.ask_again, at(2));
+    }
+
+    #[test]
+    fn what_is_no_renewal_information_says_all_the_same_when_to_ask_again() {
+        let failure = read(&answer(r#"{"maintenance": true}"#, "7200"), at(0)).unwrap_err();
+        let expected = at(2);
+        assert!(matches!(failure, Failure::Maintenance { retry_after, .. } if retry_after == expected));
     }
 
     proptest! {

@@ -99,7 +99,7 @@ fn of_request(error: &RequestError) -> Diagnosis {
         Failure::Interrupted(why) => {
             say(format!("The connection to {url} broke: {why}."), "Nothing: it is tried again.")
         }
-        Failure::Unexpected(why) => say(
+        Failure::Unexpected(why) | Failure::Maintenance { why, .. } => say(
             format!("{url} doesn't answer as an ACME server does: {why}."),
             "Check the issuer's server URL: it must be the CA's directory, such as https://acme-v02.api.letsencrypt.org/directory.",
         ),

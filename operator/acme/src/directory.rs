@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{Method, Request};
+use jiff::Timestamp;
 use serde::Deserialize;
 use url::Url;
 
@@ -76,8 +77,9 @@ impl Directory {
                 Err(error) => attempts.after(error).await?,
             }
         };
-        let resources = serde_json::from_slice(&answer.body)
-            .map_err(|error| fail(Failure::Unexpected(format!("it is not a directory ({error})"))))?;
+        let resources = serde_json::from_slice(&answer.body).map_err(|error| {
+            fail(answer.unexpected(format!("it is not a directory ({error})"), Timestamp::now()))
+        })?;
         Ok(Self {
             inner: Arc::new(Inner {
                 url: url.clone(),

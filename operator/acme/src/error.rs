@@ -27,7 +27,7 @@ pub enum Actor {
 pub enum Retry {
     /// After a growing pause.
     Backoff,
-    /// Not before this time, which the CA named (Retry-After).
+    /// Not before this time, which the CA named (Retry-After), whatever was the matter.
     NotBefore(Timestamp),
     /// When the request has been changed; before, it can't succeed.
     AfterChange,
@@ -56,6 +56,8 @@ pub enum Error {
         url: String,
         /// What is wrong with it.
         reason: String,
+        /// When the CA wants to be asked again (Retry-After), if it said so.
+        retry_after: Option<Timestamp>,
     },
     /// The account key can't be used.
     #[error("the account key is not usable: {0}")]
@@ -81,7 +83,10 @@ impl Error {
     pub fn class(&self) -> Class {
         match self {
             Self::Request(error) => error.class(),
-            Self::Answer { .. } => Class { actor: Actor::Ca, retry: Retry::Backoff },
+            Self::Answer { retry_after, .. } => {
+                let retry = retry_after.map_or(Retry::Backoff, Retry::NotBefore);
+                Class { actor: Actor::Ca, retry }
+            }
             Self::AccountKey(_) | Self::Roots(_) | Self::Unsupported { .. } => {
                 Class { actor: Actor::User, retry: Retry::AfterChange }
             }
@@ -94,6 +99,14 @@ impl Error {
         match self {
             Self::Request(error) => Some(error),
             _ => None,
+        }
+    }
+
+    /// The same error of an answer that says when to come again.
+    pub(crate) fn after(self, retry_after: Option<Timestamp>) -> Self {
+        match self {
+            Self::Answer { url, reason, .. } => Self::Answer { url, reason, retry_after },
+            other => other,
         }
     }
 

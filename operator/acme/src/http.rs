@@ -209,14 +209,14 @@ impl Http {
         request.headers_mut().insert(USER_AGENT, HeaderValue::from_static(AGENT));
         let response = self.inner.client.request(request).await.map_err(|error| classify(&error))?;
         let (parts, body) = response.into_parts();
-        let body = Limited::new(body, LARGEST_BODY).collect().await.map_err(|error| {
-            if error.is::<http_body_util::LengthLimitError>() {
-                Failure::Unexpected(format!("it is larger than {LARGEST_BODY} bytes"))
-            } else {
-                Failure::Interrupted(root_cause(error.as_ref()))
+        let answer = Answer { status: parts.status, headers: parts.headers, body: Bytes::new() };
+        match Limited::new(body, LARGEST_BODY).collect().await {
+            Ok(body) => Ok(Answer { body: body.to_bytes(), ..answer }),
+            Err(error) if error.is::<http_body_util::LengthLimitError>() => {
+                Err(answer.unexpected(format!("it is larger than {LARGEST_BODY} bytes"), Timestamp::now()))
             }
-        })?;
-        Ok(Answer { status: parts.status, headers: parts.headers, body: body.to_bytes() })
+            Err(error) => Err(Failure::Interrupted(root_cause(error.as_ref()))),
+        }
     }
 }
 
@@ -248,15 +248,24 @@ impl Answer {
         }
         if self.status.is_redirection() {
             let to = self.header(http::header::LOCATION).unwrap_or("elsewhere");
-            return Err(Failure::Unexpected(format!(
-                "status {} points to {to}; write that URL instead",
-                self.status.as_u16()
-            )));
+            let status = self.status.as_u16();
+            return Err(
+                self.unexpected(format!("status {status} points to {to}; write that URL instead"), now)
+            );
         }
         if self.header(CONTENT_TYPE).is_some_and(|kind| kind.starts_with("text/html")) {
-            return Err(Failure::Unexpected("it is an HTML page".to_owned()));
+            return Err(self.unexpected("it is an HTML page", now));
         }
         Ok(self)
+    }
+
+    /// The failure that it isn't what an ACME server says.
+    pub(crate) fn unexpected(&self, why: impl Into<String>, now: Timestamp) -> Failure {
+        let why = why.into();
+        match self.retry_after(now) {
+            Some(retry_after) => Failure::Maintenance { why, retry_after },
+            None => Failure::Unexpected(why),
+        }
     }
 
     /// The problem document in it, if it is one. Some CAs call it plain JSON.
@@ -357,6 +366,22 @@ mod tests {
     use tokio::sync::mpsc;
 
     use super::*;
+
+    fn answer(status: u16, headers: &[(http::header::HeaderName, &str)]) -> Answer {
+        let headers = headers.iter().map(|(name, value)| (name.clone(), value.parse().unwrap())).collect();
+        Answer { status: StatusCode::from_u16(status).unwrap(), headers, body: Bytes::new() }
+    }
+
+    #[test]
+    fn a_page_where_acme_was_expected_may_say_when_to_come_again() {
+        let (now, html) = (Timestamp::UNIX_EPOCH, (CONTENT_TYPE, "text/html"));
+        let failure = answer(200, &[html.clone(), (RETRY_AFTER, "3600")]).accept(now).unwrap_err();
+        let failed = RequestError { method: "GET", url: "https://ca.example/".into(), failure };
+        let named = crate::retry::after(now, Duration::from_hours(1));
+        assert_eq!(failed.class().retry, crate::Retry::NotBefore(named), "{failed}");
+        let failure = answer(200, &[html]).accept(now).unwrap_err();
+        assert!(matches!(&failure, Failure::Unexpected(why) if why == "it is an HTML page"), "{failure}");
+    }
 
     #[tokio::test]
     async fn an_answer_that_is_long_in_coming_holds_back_nobody() {

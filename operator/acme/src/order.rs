@@ -5,7 +5,7 @@ use jiff::Timestamp;
 
 use crate::attempts::Attempts;
 use crate::issued::topmost_issuer;
-use crate::session::{Session, typed};
+use crate::session::Session;
 use crate::signed::{Payload, unusable};
 use crate::{Account, Error, Identifier, Problem, Request};
 
@@ -41,7 +41,7 @@ impl Order {
                     serial: serial.into(),
                 });
             }
-            match session.account.new_order(&new_order).await.map_err(|error| typed(error, url)) {
+            match session.account.new_order(&new_order).await.map_err(|error| session.typed(error, url)) {
                 Ok(order) => return Ok(Self { session, order }),
                 Err(Error::Request(error)) => attempts.after(error).await?,
                 // The order exists, but instant-acme doesn't like its answer (such as a `replaces` not echoed).
@@ -61,7 +61,7 @@ impl Order {
     async fn fetch(session: Session, url: String) -> Result<Self, Error> {
         let mut attempts = Attempts::new();
         loop {
-            match session.account.order(url.clone()).await.map_err(|error| typed(error, &url)) {
+            match session.account.order(url.clone()).await.map_err(|error| session.typed(error, &url)) {
                 Ok(order) => return Ok(Self { session, order }),
                 Err(Error::Request(error)) => attempts.after(error).await?,
                 Err(error) => return Err(error),
@@ -96,7 +96,7 @@ impl Order {
         let url = self.url().to_owned();
         let mut attempts = Attempts::new();
         loop {
-            match self.order.refresh().await.map(drop).map_err(|error| typed(error, &url)) {
+            match self.order.refresh().await.map(drop).map_err(|error| self.session.typed(error, &url)) {
                 Err(Error::Request(error)) => attempts.after(error).await?,
                 other => return other,
             }
@@ -106,7 +106,7 @@ impl Order {
     /// Sends the signing request, once: after a failure the CA may have acted, so [`refresh`](Self::refresh) first.
     pub(crate) async fn finalize(&mut self, csr: &[u8]) -> Result<(), Error> {
         let url = self.url().to_owned();
-        self.order.finalize_csr(csr).await.map_err(|error| typed(error, &url))
+        self.order.finalize_csr(csr).await.map_err(|error| self.session.typed(error, &url))
     }
 
     /// The certificate chain of a valid order, in PEM: the one whose topmost certificate was issued by `preferred`,
@@ -119,7 +119,7 @@ impl Order {
         let url = self.url().to_owned();
         let mut attempts = Attempts::new();
         let chain = loop {
-            match self.order.certificate().await.map_err(|error| typed(error, &url)) {
+            match self.order.certificate().await.map_err(|error| self.session.typed(error, &url)) {
                 Ok(Some(chain)) => break chain,
                 Ok(None) => return Err(unusable(&url, "a valid order has no certificate")),
                 Err(Error::Request(error)) => attempts.after(error).await?,

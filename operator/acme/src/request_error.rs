@@ -58,6 +58,14 @@ pub enum Failure {
     /// The answer isn't what an ACME server says.
     #[error("not an ACME answer: {0}")]
     Unexpected(String),
+    /// The same, and it says when to come again: most likely a page for maintenance.
+    #[error("not an ACME answer: {why}{}", wait(Some(*retry_after)))]
+    Maintenance {
+        /// What it is.
+        why: String,
+        /// When the CA wants to be asked again (Retry-After).
+        retry_after: Timestamp,
+    },
 }
 
 impl RequestError {
@@ -78,36 +86,30 @@ impl RequestError {
     pub fn retry_after(&self) -> Option<Timestamp> {
         match &self.failure {
             Failure::Status { retry_after, .. } => *retry_after,
+            Failure::Maintenance { retry_after, .. } => Some(*retry_after),
             _ => None,
         }
     }
 
     /// Who must act, and when to try again.
     pub fn class(&self) -> Class {
-        let network = Class { actor: Actor::Network, retry: Retry::Backoff };
-        match &self.failure {
-            Failure::Status { status, problem, retry_after } => {
-                let mut class = match problem {
-                    Some(problem) if *status < 500 => problem.class(),
-                    // A CA's error page, or a directory URL that is wrong.
-                    None if (400..500).contains(status) && *status != 429 => {
-                        Class { actor: Actor::User, retry: Retry::Backoff }
-                    }
-                    _ => Class { actor: Actor::Ca, retry: Retry::Backoff },
-                };
-                if let (Some(at), Retry::Backoff) = (retry_after, &class.retry) {
-                    class.retry = Retry::NotBefore(*at);
-                }
-                class
-            }
+        let backoff = |actor| Class { actor, retry: Retry::Backoff };
+        let class = match &self.failure {
+            Failure::Status { status, problem: Some(problem), .. } if *status < 500 => problem.class(),
+            // A CA's error page, or a directory URL that is wrong.
+            Failure::Status { status: 400..=428 | 430..=499, .. }
+            | Failure::UnknownAuthority
+            | Failure::Tls(_)
+            | Failure::Unexpected(_)
+            | Failure::Maintenance { .. } => backoff(Actor::User),
+            Failure::Status { .. } => backoff(Actor::Ca),
             Failure::Timeout { .. }
             | Failure::Busy { .. }
             | Failure::Interrupted(_)
-            | Failure::Connect(_) => network,
-            Failure::UnknownAuthority | Failure::Tls(_) | Failure::Unexpected(_) => {
-                Class { actor: Actor::User, retry: Retry::Backoff }
-            }
-        }
+            | Failure::Connect(_) => backoff(Actor::Network),
+        };
+        // Whatever else it says: a CA that names a time says that waiting helps, and not a change alone.
+        Class { retry: self.retry_after().map_or(class.retry, Retry::NotBefore), ..class }
     }
 
     /// Whether the same request may well succeed moments later.
@@ -123,7 +125,10 @@ impl RequestError {
     pub(crate) fn may_have_acted(&self) -> bool {
         match &self.failure {
             Failure::Status { status, .. } => *status >= 500,
-            Failure::Timeout { .. } | Failure::Interrupted(_) | Failure::Unexpected(_) => true,
+            Failure::Timeout { .. }
+            | Failure::Interrupted(_)
+            | Failure::Unexpected(_)
+            | Failure::Maintenance { .. } => true,
             _ => false,
         }
     }
@@ -156,12 +161,19 @@ mod tests {
     }
 
     #[test]
-    fn retry_after_is_kept_with_the_class() {
+    fn retry_after_is_kept_with_every_class() {
         let at = Timestamp::UNIX_EPOCH;
         let limited = status(429, Some("rateLimited"), Some(at));
         assert_eq!(limited.class(), Class { actor: Actor::Ca, retry: Retry::NotBefore(at) });
         assert_eq!(status(503, None, Some(at)).class().retry, Retry::NotBefore(at));
-        assert_eq!(status(400, Some("rejectedIdentifier"), Some(at)).class().retry, Retry::AfterChange);
+        let rejected = |at| status(400, Some("rejectedIdentifier"), at).class();
+        assert_eq!(rejected(Some(at)), Class { actor: Actor::User, retry: Retry::NotBefore(at) });
+        assert_eq!(rejected(None).retry, Retry::AfterChange);
+        assert_eq!(status(404, None, Some(at)).class().retry, Retry::NotBefore(at));
+        let page = Failure::Maintenance { why: "it is an HTML page".into(), retry_after: at };
+        let page = RequestError { failure: page, ..limited.clone() };
+        assert_eq!(page.class().retry, Retry::NotBefore(at));
+        assert!(page.to_string().contains("an HTML page (asks to be left alone until 1970-01-01"), "{page}");
         assert!(limited.to_string().contains("1970-01-01T00:00:00Z"), "{limited}");
     }
 

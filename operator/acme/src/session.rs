@@ -54,10 +54,15 @@ impl Session {
     pub(crate) fn last(&self) -> LastAnswer {
         lock(&self.last).clone()
     }
+
+    /// Our error inside instant-acme's, or what instant-acme made of the last answer.
+    pub(crate) fn typed(&self, error: instant_acme::Error, url: &str) -> Error {
+        typed(error, url).after(self.last().retry_after)
+    }
 }
 
 /// Our error inside instant-acme's, or its own as ours.
-pub(crate) fn typed(error: instant_acme::Error, url: &str) -> Error {
+fn typed(error: instant_acme::Error, url: &str) -> Error {
     match error {
         instant_acme::Error::Other(inner) => match inner.downcast::<RequestError>() {
             Ok(request) => (*request).into(),

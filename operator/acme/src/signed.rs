@@ -9,6 +9,7 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{Method, Request};
+use jiff::Timestamp;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -94,7 +95,7 @@ pub(crate) async fn next_nonce(http: &Http, directory: &Directory) -> Result<Str
         .body(Bytes::new())
         .map_err(|error| unusable(url, error.to_string()))?;
     let answer = http.request(request).await?;
-    answer.header(REPLAY_NONCE).map(str::to_owned).ok_or_else(|| unusable(url, "it brought no nonce"))
+    answer.header(REPLAY_NONCE).map(str::to_owned).ok_or_else(|| lacking(url, &answer, "it brought no nonce"))
 }
 
 /// Sends a request and keeps the nonce of its answer, also of one that refuses.
@@ -108,7 +109,7 @@ pub(crate) async fn exchange(
     if let Some(nonce) = answer.header(REPLAY_NONCE) {
         directory.nonces().put(nonce.to_owned(), Instant::now());
     }
-    answer.accept(jiff::Timestamp::now()).map_err(|failure| RequestError { method: "POST", url, failure })
+    answer.accept(Timestamp::now()).map_err(|failure| RequestError { method: "POST", url, failure })
 }
 
 /// The binding of a new account to one that the CA knows otherwise (RFC 8555 §7.3.4).
@@ -124,12 +125,17 @@ pub(crate) fn binding(
 
 /// Reads an answer's JSON document.
 pub(crate) fn read<T: DeserializeOwned>(url: &str, answer: &Answer) -> Result<T, Error> {
-    serde_json::from_slice(&answer.body).map_err(|error| unusable(url, error.to_string()))
+    serde_json::from_slice(&answer.body).map_err(|error| lacking(url, answer, error.to_string()))
 }
 
 /// A failure to understand the answer of `url`.
 pub(crate) fn unusable(url: &str, reason: impl Into<String>) -> Error {
-    Error::Answer { url: url.to_owned(), reason: reason.into() }
+    Error::Answer { url: url.to_owned(), reason: reason.into(), retry_after: None }
+}
+
+/// The same, where it may say when to come again.
+pub(crate) fn lacking(url: &str, answer: &Answer, reason: impl Into<String>) -> Error {
+    unusable(url, reason).after(answer.retry_after(Timestamp::now()))
 }
 
 /// A failure of a POST that never left.

@@ -140,6 +140,11 @@ impl Shared {
             Fault::CutBefore => return Err(cut()),
             Fault::Hang => std::future::pending().await,
             Fault::Html(status) => return Ok(html(status)),
+            Fault::NotAcme(kind) => {
+                let mut answer = self.respond(200, kind, "{}".to_owned());
+                answer.headers_mut().insert("retry-after", 3600.into());
+                return Ok(answer);
+            }
             Fault::Problem(status, kind, retry_after) => {
                 let mut answer = self.problem(status, kind, "the script says so");
                 if let Some(seconds) = retry_after {

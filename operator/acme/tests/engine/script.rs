@@ -74,6 +74,8 @@ pub enum Fault {
     ActAndHang,
     /// An error page.
     Html(u16),
+    /// An answer that isn't ACME's, with status 200, this content type, and a Retry-After of an hour.
+    NotAcme(&'static str),
     /// A problem document with this status, type and Retry-After.
     Problem(u16, &'static str, Option<u64>),
     /// Nothing: for counting.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use waxwing_acme::{
     Account, AccountKey, Actor, ChallengeType, Directory, Error, ExternalAccount, Failure, ObtainErrorKind,
-    Problem, Retry, diagnose,
+    Problem, Retry, backoff, diagnose,
 };
 
 use crate::ca::Ca;
@@ -141,6 +141,22 @@ async fn a_rate_limit_is_typed_with_its_time_and_not_asked_again() {
     assert_eq!(error.problem().map(Problem::acme_type), Some("rateLimited"));
     assert_eq!(stage.log.count("ca NewOrder"), 1);
     assert!(stage.journal.entry().is_none());
+}
+
+#[tokio::test]
+async fn whatever_is_answered_retry_after_is_a_floor() {
+    let read = [Endpoint::NewOrder, Endpoint::Order, Endpoint::Authorization, Endpoint::Finalize];
+    let pages = SIGNED.into_iter().map(|endpoint| (endpoint, Fault::NotAcme("text/html")));
+    let documents = read.into_iter().map(|endpoint| (endpoint, Fault::NotAcme("application/json")));
+    let rejected = Fault::Problem(400, "rejectedIdentifier", Some(3600));
+    for (endpoint, fault) in pages.chain(documents).chain([(Endpoint::NewOrder, rejected)]) {
+        let stage = Stage::new(Script::default()).await;
+        stage.ca.script().faults.push((endpoint, fault.clone()));
+        let error = stage.obtain(&request(&["a.example"])).await.unwrap_err();
+        let (class, named) = (error.class(), Timestamp::now() + Duration::from_mins(59));
+        let next = backoff(1, &class, Timestamp::now(), None, 1);
+        assert!(next > named, "{fault:?} at {endpoint:?}: {class:?}, {error}");
+    }
 }
 
 #[tokio::test]
