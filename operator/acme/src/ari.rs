@@ -101,7 +101,7 @@ fn ask_again(retry_after: Option<Timestamp>, now: Timestamp) -> Timestamp {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use http::header::RETRY_AFTER;
+    use http::header::{DATE, RETRY_AFTER};
     use http::{HeaderValue, StatusCode};
     use proptest::prelude::*;
 
@@ -135,25 +135,28 @@ mod tests {
         assert_eq!(ask_again(Some(at(2)), now), at(2));
     }
 
+    const INFO: &str = r#"{"suggestedWindow": {"start": "2025-01-02T04:00:00Z", "end": "2025-01-03T04:00:00Z"},
+                           "explanationURL": "https://acme.example.com/docs/ari"}"#;
+
     fn answer(body: &'static str, retry_after: &'static str) -> Answer {
+        // A day ahead of `at(0)`.
+        let date = HeaderValue::from_static("Fri, 02 Jan 1970 00:00:00 GMT");
         let retry_after = HeaderValue::from_static(retry_after);
-        let headers = [(RETRY_AFTER, retry_after)].into_iter().collect();
+        let headers = [(DATE, date), (RETRY_AFTER, retry_after)].into_iter().collect();
         Answer { status: StatusCode::OK, headers, body: Bytes::from_static(body.as_bytes()) }
     }
 
     #[test]
     fn the_answer_is_read_as_the_rfc_writes_it() {
-        let info = read(
-            &answer(
-                r#"{"suggestedWindow": {"start": "2025-01-02T04:00:00Z", "end": "2025-01-03T04:00:00Z"},
-                    "explanationURL": "https://acme.example.com/docs/ari"}"#,
-                "7200",
-            ),
-            at(0),
-        )
-        .unwrap();
+        let info = read(&answer(INFO, "7200"), at(0)).unwrap();
         assert_eq!(info.explanation_url.as_deref(), Some("https://acme.example.com/docs/ari"));
         assert!(info.window.start < info.window.end);
+        assert_eq!(info.ask_again, at(2));
+    }
+
+    #[test]
+    fn a_date_to_ask_again_at_counts_by_the_cas_clock() {
+        let info = read(&answer(INFO, "Fri, 02 Jan 1970 02:00:00 GMT"), at(0)).unwrap();
         assert_eq!(info.ask_again, at(2));
     }
 

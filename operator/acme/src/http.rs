@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, RETRY_AFTER, USER_AGENT};
+use http::header::{CONTENT_TYPE, DATE, RETRY_AFTER, USER_AGENT};
 use http::{HeaderMap, HeaderValue, Request, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
@@ -234,7 +234,7 @@ impl Answer {
 
     /// When the CA wants to be asked again.
     pub(crate) fn retry_after(&self, now: Timestamp) -> Option<Timestamp> {
-        parse_retry_after(self.header(RETRY_AFTER)?, now)
+        parse_retry_after(self.header(RETRY_AFTER)?, self.header(DATE), now)
     }
 
     /// Turns what isn't a success in ACME's language into a typed failure.
@@ -381,6 +381,18 @@ mod tests {
         assert_eq!(failed.class().retry, crate::Retry::NotBefore(named), "{failed}");
         let failure = answer(200, &[html]).accept(now).unwrap_err();
         assert!(matches!(&failure, Failure::Unexpected(why) if why == "it is an HTML page"), "{failure}");
+    }
+
+    #[test]
+    fn a_refusals_date_counts_by_the_clock_of_whoever_refuses() {
+        let (behind, at) = ((DATE, "Sat, 21 Nov 2026 12:00:00 GMT"), "Sat, 21 Nov 2026 13:00:00 GMT");
+        let now = "2026-11-22T12:00:00Z".parse().unwrap();
+        let failure = answer(503, &[behind, (RETRY_AFTER, at)]).accept(now).unwrap_err();
+        let named = crate::retry::after(now, Duration::from_hours(1));
+        assert!(
+            matches!(failure, Failure::Status { retry_after, .. } if retry_after == Some(named)),
+            "{failure}"
+        );
     }
 
     #[tokio::test]

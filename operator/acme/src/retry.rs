@@ -57,13 +57,24 @@ const fn longest(actor: Actor) -> Duration {
 }
 
 /// The time that a Retry-After header names: seconds from `now`, or an HTTP-date (RFC 9110 §10.2.3).
-pub fn parse_retry_after(value: &str, now: Timestamp) -> Option<Timestamp> {
+///
+/// Such a date is by the clock of whoever answered, and the answer's Date header (§6.6.1), `date`, says what that clock
+/// showed. The time between the two is counted from `now`, so that it doesn't matter whose clock is off. Without a Date
+/// header, the date is taken as it is.
+pub fn parse_retry_after(value: &str, date: Option<&str>, now: Timestamp) -> Option<Timestamp> {
     let value = value.trim();
-    let named = match value.parse::<u64>() {
-        Ok(seconds) => after(now, Duration::from_secs(seconds).min(LONGEST_RETRY_AFTER)),
-        Err(_) => jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(value).ok()?,
+    let pause = if let Ok(seconds) = value.parse() {
+        Duration::from_secs(seconds)
+    } else {
+        let answered = date.and_then(http_date).unwrap_or(now);
+        // A date that has passed asks for no pause.
+        Duration::try_from(http_date(value)?.duration_since(answered)).unwrap_or_default()
     };
-    Some(named.min(after(now, LONGEST_RETRY_AFTER)))
+    Some(after(now, pause.min(LONGEST_RETRY_AFTER)))
+}
+
+fn http_date(value: &str) -> Option<Timestamp> {
+    jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(value.trim()).ok()
 }
 
 /// `now` and `pause` later, or the end of time.
@@ -145,11 +156,26 @@ mod tests {
 
     #[test]
     fn retry_after_is_seconds_or_a_date() {
-        assert_eq!(parse_retry_after(" 30 ", now()), Some(after(now(), Duration::from_secs(30))));
-        assert_eq!(parse_retry_after("Sun, 22 Nov 2026 12:01:00 GMT", now()), Some(after(now(), FIRST)));
-        assert_eq!(parse_retry_after("soon", now()), None);
-        assert_eq!(parse_retry_after("-1", now()), None);
-        assert_eq!(parse_retry_after("99999999999999999", now()), Some(after(now(), LONGEST_RETRY_AFTER)));
+        let parse = |value| parse_retry_after(value, None, now());
+        assert_eq!(parse(" 30 "), Some(after(now(), Duration::from_secs(30))));
+        assert_eq!(parse("Sun, 22 Nov 2026 12:01:00 GMT"), Some(after(now(), FIRST)));
+        assert_eq!(parse("Sun, 22 Nov 2020 12:01:00 GMT"), Some(now()));
+        assert_eq!(parse("Sun, 22 Nov 2099 12:01:00 GMT"), Some(after(now(), LONGEST_RETRY_AFTER)));
+        assert_eq!(parse("soon"), None);
+        assert_eq!(parse("-1"), None);
+        assert_eq!(parse("99999999999999999"), Some(after(now(), LONGEST_RETRY_AFTER)));
+    }
+
+    #[test]
+    fn a_date_counts_by_the_clock_of_whoever_names_it() {
+        let in_an_hour = Some(after(now(), HOUR));
+        let parse = |value, date| parse_retry_after(value, Some(date), now());
+        let (a_day_behind, a_day_ahead) = ("Sat, 21 Nov 2026 12:00:00 GMT", "Mon, 23 Nov 2026 12:00:00 GMT");
+        assert_eq!(parse("Sat, 21 Nov 2026 13:00:00 GMT", a_day_behind), in_an_hour);
+        assert_eq!(parse("Mon, 23 Nov 2026 13:00:00 GMT", a_day_ahead), in_an_hour);
+        assert_eq!(parse("Mon, 23 Nov 2026 11:00:00 GMT", a_day_ahead), Some(now()), "it has passed there");
+        assert_eq!(parse("3600", a_day_ahead), in_an_hour);
+        assert_eq!(parse("Sun, 22 Nov 2026 13:00:00 GMT", "no date"), in_an_hour);
     }
 
     proptest! {
