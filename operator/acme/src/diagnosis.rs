@@ -99,9 +99,13 @@ fn of_request(error: &RequestError) -> Diagnosis {
         Failure::Interrupted(why) => {
             say(format!("The connection to {url} broke: {why}."), "Nothing: it is tried again.")
         }
+        Failure::Redirect { status, to, .. } => say(
+            format!("{url} points to {to} (status {status})."),
+            "Write that URL as the issuer's server URL, if it is the CA's directory.",
+        ),
         Failure::Unexpected(why) | Failure::Maintenance { why, .. } => say(
             format!("{url} doesn't answer as an ACME server does: {why}."),
-            "Check the issuer's server URL: it must be the CA's directory, such as https://acme-v02.api.letsencrypt.org/directory.",
+            "Nothing if it did before: it is tried again. Else check the issuer's server URL: it must be the CA's directory, such as https://acme-v02.api.letsencrypt.org/directory.",
         ),
     }
 }
@@ -304,11 +308,23 @@ mod tests {
         assert!(diagnose(&validation("caa"), &[evidence(Outcome::Refused)]).fix.contains("CAA"));
     }
 
+    fn failed(failure: Failure) -> Diagnosis {
+        let failed = RequestError { method: "GET", url: "https://ca/".into(), failure };
+        let error = ObtainErrorKind::Ca { doing: "ordering", source: failed.into() }.into();
+        diagnose(&error, &[])
+    }
+
     #[test]
     fn an_unknown_authority_points_to_the_bundle() {
-        let failed =
-            RequestError { method: "GET", url: "https://ca/".into(), failure: Failure::UnknownAuthority };
-        let error = ObtainErrorKind::Ca { doing: "ordering", source: failed.into() }.into();
-        assert!(diagnose(&error, &[]).fix.contains("caBundle"));
+        assert!(failed(Failure::UnknownAuthority).fix.contains("caBundle"));
+    }
+
+    #[test]
+    fn an_answer_that_is_not_acme_says_whether_there_is_something_to_do() {
+        let to = "https://ca/directory".to_owned();
+        let said = failed(Failure::Redirect { status: 301, to, retry_after: None });
+        assert_eq!(said.cause, "https://ca/ points to https://ca/directory (status 301).");
+        assert!(said.fix.starts_with("Write that URL"), "{said}");
+        assert!(failed(Failure::Unexpected("it is an HTML page".into())).fix.starts_with("Nothing if"));
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, DATE, RETRY_AFTER, USER_AGENT};
+use http::header::{CONTENT_TYPE, DATE, LOCATION, RETRY_AFTER, USER_AGENT};
 use http::{HeaderMap, HeaderValue, Request, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
@@ -247,11 +247,11 @@ impl Answer {
             });
         }
         if self.status.is_redirection() {
-            let to = self.header(http::header::LOCATION).unwrap_or("elsewhere");
-            let status = self.status.as_u16();
-            return Err(
-                self.unexpected(format!("status {status} points to {to}; write that URL instead"), now)
-            );
+            return Err(Failure::Redirect {
+                status: self.status.as_u16(),
+                to: self.header(LOCATION).unwrap_or("elsewhere").to_owned(),
+                retry_after: self.retry_after(now),
+            });
         }
         if self.header(CONTENT_TYPE).is_some_and(|kind| kind.starts_with("text/html")) {
             return Err(self.unexpected("it is an HTML page", now));

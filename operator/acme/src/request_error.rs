@@ -55,6 +55,16 @@ pub enum Failure {
     /// The connection broke after the request was sent, so that the CA may have acted on it.
     #[error("the connection broke: {0}")]
     Interrupted(String),
+    /// The answer points elsewhere. It isn't followed: what an issuer asks is what its URL says.
+    #[error("not an ACME answer: status {status} points to {to}; write that URL instead{}", wait(*retry_after))]
+    Redirect {
+        /// The HTTP status.
+        status: u16,
+        /// Where it points.
+        to: String,
+        /// When the CA wants to be asked again (Retry-After).
+        retry_after: Option<Timestamp>,
+    },
     /// The answer isn't what an ACME server says.
     #[error("not an ACME answer: {0}")]
     Unexpected(String),
@@ -85,7 +95,7 @@ impl RequestError {
     /// When the CA wants to be asked again (Retry-After), if it said so.
     pub fn retry_after(&self) -> Option<Timestamp> {
         match &self.failure {
-            Failure::Status { retry_after, .. } => *retry_after,
+            Failure::Status { retry_after, .. } | Failure::Redirect { retry_after, .. } => *retry_after,
             Failure::Maintenance { retry_after, .. } => Some(*retry_after),
             _ => None,
         }
@@ -100,9 +110,11 @@ impl RequestError {
             Failure::Status { status: 400..=428 | 430..=499, .. }
             | Failure::UnknownAuthority
             | Failure::Tls(_)
-            | Failure::Unexpected(_)
-            | Failure::Maintenance { .. } => backoff(Actor::User),
-            Failure::Status { .. } => backoff(Actor::Ca),
+            | Failure::Redirect { .. } => backoff(Actor::User),
+            // Most URLs have been right before; what stands before a CA in trouble answers with such pages.
+            Failure::Status { .. } | Failure::Unexpected(_) | Failure::Maintenance { .. } => {
+                backoff(Actor::Ca)
+            }
             Failure::Timeout { .. }
             | Failure::Busy { .. }
             | Failure::Interrupted(_)
@@ -127,6 +139,7 @@ impl RequestError {
             Failure::Status { status, .. } => *status >= 500,
             Failure::Timeout { .. }
             | Failure::Interrupted(_)
+            | Failure::Redirect { .. }
             | Failure::Unexpected(_)
             | Failure::Maintenance { .. } => true,
             _ => false,
@@ -178,8 +191,15 @@ mod tests {
     }
 
     #[test]
-    fn an_error_page_where_acme_was_expected_is_the_users_to_act_on() {
+    fn where_acme_was_expected_a_wrong_url_is_told_from_an_outage() {
+        let actor = |failure| {
+            RequestError { method: "GET", url: "https://ca.example/".into(), failure }.class().actor
+        };
         assert_eq!(status(404, None, None).class().actor, Actor::User);
         assert_eq!(status(500, None, None).class().actor, Actor::Ca);
+        assert_eq!(status(429, None, None).class().actor, Actor::Ca);
+        assert_eq!(actor(Failure::Unexpected("it is an HTML page".into())), Actor::Ca);
+        let elsewhere = "https://ca.example/directory".to_owned();
+        assert_eq!(actor(Failure::Redirect { status: 301, to: elsewhere, retry_after: None }), Actor::User);
     }
 }

@@ -8,7 +8,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
-use waxwing_acme::{Directory, Error, Failure, Http, HttpConfig, RequestError, TrustRoots};
+use waxwing_acme::{Actor, Directory, Error, Failure, Http, HttpConfig, RequestError, TrustRoots};
 
 /// A server that ends each TLS handshake well, and answers whatever comes with `answer`.
 async fn server(answer: Vec<u8>) -> (url::Url, String, JoinSet<()>) {
@@ -108,6 +108,8 @@ async fn a_redirect_says_where_to() {
     let answer =
         b"HTTP/1.1 301 Moved\r\nlocation: https://ca.example/directory\r\ncontent-length: 0\r\n\r\n".to_vec();
     let (url, root, _serving) = server(answer).await;
-    let failure = failure(fetch(&url, TrustRoots::Custom(root.into_bytes())).await);
+    let error = fetch(&url, TrustRoots::Custom(root.into_bytes())).await.unwrap_err();
+    assert_eq!(error.class().actor, Actor::User, "{error}");
+    let failure = failure(Err(error));
     assert!(failure.to_string().contains("https://ca.example/directory"), "{failure}");
 }

@@ -277,9 +277,10 @@ async fn a_directory_that_is_none_says_what_it_is() {
 
     let error = fetch(Some(Fault::Html(200))).await.unwrap_err();
     assert!(error.to_string().contains("it is an HTML page"), "{error}");
-    assert_eq!(error.class().actor, Actor::User);
+    assert_eq!(error.class().actor, Actor::Ca, "an outage, most likely");
     let error = fetch(Some(Fault::Html(404))).await.unwrap_err();
     assert!(error.to_string().contains("status 404"), "{error}");
+    assert_eq!(error.class().actor, Actor::User);
     fetch(Some(Fault::Html(502))).await.unwrap();
     fetch(Some(Fault::CutBefore)).await.unwrap();
     fetch(Some(Fault::Hang)).await.unwrap();
