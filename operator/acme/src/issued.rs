@@ -25,6 +25,9 @@ pub struct Issued {
     pub leaf: Leaf,
     /// The order that it came from.
     pub order_url: String,
+    /// What the CA took the order to replace (RFC 9773 §5), as in [`Entry::replaces`](crate::Entry). None where the CA
+    /// refused to hear of it, so that the order counts against its limits like any other.
+    pub replaces: Option<String>,
 }
 
 /// What a leaf certificate says.

@@ -43,7 +43,7 @@ pub struct Entry {
     /// The profile ordered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub profile: Option<String>,
-    /// What the order said that it replaces (RFC 9773 §5).
+    /// What the order replaces (RFC 9773 §5), if the CA took it so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replaces: Option<String>,
     /// What solvers present, or are about to.

@@ -189,7 +189,7 @@ impl Issuance<'_> {
             replaces = None;
             created = Order::create(self.account, self.request, None).await;
         }
-        let order = created.map_err(|source| ObtainErrorKind::Ca { doing: "ordering", source })?;
+        let mut order = created.map_err(|source| ObtainErrorKind::Ca { doing: "ordering", source })?;
         let entry = Entry {
             private_key_pem,
             order_url: order.url().to_owned(),
@@ -198,7 +198,7 @@ impl Issuance<'_> {
             request_hash: self.request.hash(),
             identifiers: self.request.sorted_identifiers().iter().map(Identifier::to_string).collect(),
             profile: self.request.profile.clone(),
-            replaces,
+            replaces: replaces.filter(|_| order.replaces()),
             presented: self.expected(),
         };
         self.journal.save(&entry).await.map_err(|error| failed_at(error.into(), &entry))?;
@@ -273,8 +273,8 @@ impl Issuance<'_> {
             Err(error) => return Err(ObtainErrorKind::Certificate(error)),
         };
         authorization::clean_up(&open.entry.presented, self.solvers).await;
-        let order_url = open.entry.order_url.clone();
-        Ok(Completed::Issued(Box::new(Issued { chain_pem, private_key_pem, leaf, order_url })))
+        let (order_url, replaces) = (open.entry.order_url.clone(), open.entry.replaces.clone());
+        Ok(Completed::Issued(Box::new(Issued { chain_pem, private_key_pem, leaf, order_url, replaces })))
     }
 
     /// Brings every authorization of the order to valid.

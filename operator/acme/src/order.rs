@@ -82,6 +82,11 @@ impl Order {
         self.order.state().error.as_ref().map(Problem::from)
     }
 
+    /// Whether the CA takes it for one that replaces a certificate: it must say so (RFC 9773 §5).
+    pub(crate) fn replaces(&mut self) -> bool {
+        self.order.state().replaces.is_some()
+    }
+
     pub(crate) fn authorization_urls(&mut self) -> Vec<String> {
         self.order.state().authorizations.iter().map(|authorization| authorization.url.clone()).collect()
     }

@@ -148,8 +148,10 @@ async fn ari_identifies_what_was_issued_and_is_ordered_with() {
     let replaces = first.leaf.ari_id.clone();
     assert!(replaces.is_some());
     let second = Request { replaces: replaces.clone(), ..request(&["a.example"]) };
-    stage.obtain(&second).await.unwrap();
+    let issued = stage.obtain(&second).await.unwrap();
+    assert_eq!(issued.replaces, replaces);
     assert_eq!(stage.journal.entry().unwrap().replaces, replaces);
+    assert_eq!(stage.obtain(&second).await.unwrap().replaces, replaces, "as the journal says");
     stage.assert_clean();
 }
 

@@ -54,7 +54,8 @@ async fn what_is_replaced_already_is_ordered_without_saying_so() {
     for kind in ["alreadyReplaced", "malformed"] {
         let stage = Stage::new(Script { refuse_replaces: Some(kind), ..Script::default() }).await;
         let request = Request { replaces: Some("YXV0aA.c2VyaWFs".into()), ..request(&["a.example"]) };
-        stage.obtain(&request).await.unwrap();
+        let issued = stage.obtain(&request).await.unwrap();
+        assert_eq!(issued.replaces, None, "it isn't exempt from the CA's limits");
         assert_eq!(stage.log.count("ca NewOrder"), 2);
         let entry = stage.journal.entry().unwrap();
         assert_eq!(entry.replaces, None);
@@ -66,6 +67,7 @@ async fn what_is_replaced_already_is_ordered_without_saying_so() {
 async fn a_ca_that_does_not_echo_replaces_loses_no_order() {
     let stage = Stage::new(Script { forget_replaces: true, ..Script::default() }).await;
     let request = Request { replaces: Some("YXV0aA.c2VyaWFs".into()), ..request(&["a.example"]) };
-    stage.obtain(&request).await.unwrap();
+    let issued = stage.obtain(&request).await.unwrap();
     assert_eq!(stage.ca.orders(), (1, 1));
+    assert_eq!((issued.replaces, stage.journal.entry().unwrap().replaces), (None, None));
 }
