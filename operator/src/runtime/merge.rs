@@ -6,7 +6,7 @@ use kube_runtime::{
 };
 
 /// Merges what several sources, of a namespace each, say. The cache counts as filled when every source has been
-/// listed; when one is listed anew later, the objects of the others stay.
+/// listed, or refused while others are listed; when one is listed anew later, the objects of the others stay.
 #[derive(Debug)]
 pub struct Merge<K> {
     sources: Vec<Source<K>>,
@@ -17,9 +17,18 @@ pub struct Merge<K> {
 struct Source<K> {
     /// The list that is being read, or waits for those of the others.
     listing: Vec<K>,
-    listed: bool,
+    known: Known,
     /// The objects' namespace, as far as any of them has been seen.
     namespace: Option<String>,
+}
+
+/// How far a source is, until the cache is filled.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Known {
+    No,
+    Listed,
+    /// It may not be read: as far as is known there is nothing.
+    Refused,
 }
 
 impl<K> Merge<K>
@@ -28,7 +37,7 @@ where
 {
     /// For that many sources.
     pub fn new(sources: usize) -> Self {
-        let source = || Source { listing: Vec::new(), listed: false, namespace: None };
+        let source = || Source { listing: Vec::new(), known: Known::No, namespace: None };
         Self { sources: std::iter::repeat_with(source).take(sources).collect(), filled: false }
     }
 
@@ -39,11 +48,11 @@ where
         match event {
             Event::Init => {
                 source.listing.clear();
-                source.listed = false;
+                source.known = Known::No;
             }
             Event::InitApply(object) => source.add(object),
             Event::InitDone => {
-                source.listed = true;
+                source.known = Known::Listed;
                 return self.listed(from, store);
             }
             Event::Apply(object) if !self.filled => {
@@ -61,27 +70,47 @@ where
         Vec::new()
     }
 
-    /// The list of source number `from` is complete.
-    fn listed(&mut self, from: usize, store: &Store<K>) -> Vec<Event<K>> {
-        let mut objects = Vec::new();
-        if self.filled {
-            let Some(source) = self.sources.get_mut(from) else { return Vec::new() };
-            let theirs = |object: &K| object.namespace().map(Into::into) != source.namespace;
-            objects.extend(
-                store.state().iter().filter(|object| theirs(object)).map(|object| (**object).clone()),
-            );
-            objects.append(&mut source.listing);
-        } else if self.sources.iter().all(|source| source.listed) {
-            self.filled = true;
-            for source in &mut self.sources {
-                objects.append(&mut source.listing);
-            }
-        } else {
+    /// Source number `from` may not be read. What was known of it stays; else the others don't wait for it any longer.
+    pub fn refused(&mut self, from: usize) -> Vec<Event<K>> {
+        let Some(source) = self.sources.get_mut(from) else { return Vec::new() };
+        if self.filled || source.known == Known::Listed {
             return Vec::new();
         }
-        let objects = objects.into_iter().map(Event::InitApply);
-        [Event::Init].into_iter().chain(objects).chain([Event::InitDone]).collect()
+        source.listing.clear();
+        source.known = Known::Refused;
+        self.fill()
     }
+
+    /// The list of source number `from` is complete.
+    fn listed(&mut self, from: usize, store: &Store<K>) -> Vec<Event<K>> {
+        if !self.filled {
+            return self.fill();
+        }
+        let Some(source) = self.sources.get_mut(from) else { return Vec::new() };
+        let theirs = |object: &K| object.namespace().map(Into::into) != source.namespace;
+        let state = store.state();
+        let mut objects: Vec<K> =
+            state.iter().filter(|object| theirs(object)).map(|object| (**object).clone()).collect();
+        objects.append(&mut source.listing);
+        whole(objects)
+    }
+
+    /// Fills the cache, once it can be.
+    fn fill(&mut self) -> Vec<Event<K>> {
+        let is = |known| move |source: &Source<K>| source.known == known;
+        // Where every source refuses, it's Waxwing's rights that are missing.
+        if self.sources.iter().any(is(Known::No)) || !self.sources.iter().any(is(Known::Listed)) {
+            return Vec::new();
+        }
+        self.filled = true;
+        whole(self.sources.iter_mut().flat_map(|source| std::mem::take(&mut source.listing)).collect())
+    }
+}
+
+/// The events that make these objects the whole cache.
+fn whole<K>(objects: Vec<K>) -> Vec<Event<K>> {
+    let objects = objects.into_iter().map(Event::InitApply);
+    [Event::Init].into_iter().chain(objects).chain([Event::InitDone]).collect()
 }
 
 impl<K: Lookup<DynamicType = ()>> Source<K> {
@@ -126,7 +155,17 @@ mod tests {
         /// Whether the event changed anything.
         fn hears(&mut self, from: usize, event: Event<ConfigMap>) -> bool {
             let events = self.merge.next(from, event, &self.writer.as_reader());
-            for event in &events {
+            self.applies(&events)
+        }
+
+        /// Whether that changed anything.
+        fn is_refused(&mut self, from: usize) -> bool {
+            let events = self.merge.refused(from);
+            self.applies(&events)
+        }
+
+        fn applies(&mut self, events: &[Event<ConfigMap>]) -> bool {
+            for event in events {
                 self.writer.apply_watcher_event(event);
             }
             !events.is_empty()
@@ -189,6 +228,38 @@ mod tests {
         cache.hears(0, Event::InitApply(object("a", "2")));
         assert!(cache.hears(0, Event::InitDone));
         assert_eq!(cache.holds(), ["a/2", "b/1"]);
+    }
+
+    #[test]
+    fn one_that_may_not_be_read_counts_as_empty_until_it_is_listed() {
+        let mut cache = Cache::new(3);
+        assert!(!cache.is_refused(0));
+        assert!(!cache.lists(1, "b", &["1"]));
+        assert!(cache.is_refused(2));
+        assert_eq!(cache.holds(), ["b/1"]);
+        assert!(!cache.is_refused(0));
+        assert!(cache.lists(0, "a", &["1"]));
+        assert_eq!(cache.holds(), ["a/1", "b/1"]);
+        // Later it may be its rights alone that are gone.
+        assert!(!cache.is_refused(0));
+        assert_eq!(cache.holds(), ["a/1", "b/1"]);
+    }
+
+    #[test]
+    fn what_was_listed_before_the_cache_was_filled_stays_when_it_is_refused() {
+        let mut cache = Cache::new(2);
+        cache.lists(0, "a", &["1"]);
+        assert!(!cache.is_refused(0));
+        assert!(cache.lists(1, "b", &["1"]));
+        assert_eq!(cache.holds(), ["a/1", "b/1"]);
+    }
+
+    #[test]
+    fn where_all_are_refused_the_cache_is_not_filled() {
+        for sources in [1, 2] {
+            let mut cache = Cache::new(sources);
+            assert!(!(0..sources).any(|from| cache.is_refused(from)), "{sources}");
+        }
     }
 
     #[test]

@@ -1,10 +1,12 @@
 //! Shared watches: one stream and one pruned cache per kind, and changes for as many readers as there are.
 //!
-//! kube-runtime's own shared streams leave deletions out and let one slow reader hold back all
-//! others. Here each reader has a bounded buffer; one that falls behind is told to look at
-//! everything again.
+//! kube-runtime's own shared streams leave deletions out and let one slow reader hold back all others. Here each
+//! reader has a bounded buffer; one that falls behind is told to look at everything again.
 
-use std::{collections::BTreeSet, fmt::Debug, future::Future, sync::Arc};
+mod source;
+mod trouble;
+
+use std::{fmt::Debug, future::Future, sync::Arc};
 
 use futures::{
     Stream, StreamExt,
@@ -18,8 +20,8 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use kube::{
-    Api, Client, Resource,
-    core::{ClusterResourceScope, DeserializeGuard, NamespaceResourceScope, PartialObjectMeta},
+    Client, Resource,
+    core::{DeserializeGuard, PartialObjectMeta},
 };
 use kube_runtime::{
     reflector::{Lookup, ObjectRef, Store, store::Writer},
@@ -30,6 +32,11 @@ use thiserror::Error;
 use tokio::sync::broadcast;
 use waxwing_api::{Certificate, ClusterIssuer, Issuer, labels};
 
+pub use self::source::Scope;
+use self::{
+    source::{Source, cluster, namespaced},
+    trouble::Trouble,
+};
 use super::{gateway_api::GatewayApi, merge::Merge, reconnect::reconnecting, shutdown::Tasks};
 
 /// Changes that a reader may lag behind before it has to look at everything again.
@@ -58,15 +65,6 @@ pub struct Watches {
     pub target_secrets: Watch<PartialObjectMeta<Secret>>,
 }
 
-/// Which namespaces are watched.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Scope {
-    /// All of them, and what belongs to none.
-    Cluster,
-    /// These alone. Nothing that belongs to no namespace is read: there are no cluster issuers.
-    Namespaces(BTreeSet<String>),
-}
-
 impl Watches {
     /// Starts all watches as supervised tasks.
     pub fn start(client: &Client, own_namespace: &str, scope: &Scope, tasks: &Tasks) -> Self {
@@ -81,22 +79,28 @@ impl Watches {
         };
         let own = Scope::Namespaces([own_namespace.to_owned()].into());
         Self {
-            certificates: Watch::start("Certificates", namespaced(client, scope), &any(), |_| (), tasks),
+            certificates: Watch::start(
+                "Certificates",
+                namespaced(client, scope, own_namespace),
+                &any(),
+                |_| (),
+                tasks,
+            ),
             cluster_issuers: Watch::start("ClusterIssuers", cluster(client, scope), &any(), |_| (), tasks),
             gateway_api: GatewayApi::start(client, scope, tasks),
             ingress_classes: Watch::start("IngressClasses", cluster(client, scope), &any(), |_| (), tasks),
             ingresses: Watch::start(
                 "Ingresses",
-                namespaced(client, &with_own),
+                namespaced(client, &with_own, own_namespace),
                 &any(),
                 |ingress: &mut Ingress| ingress.status = None,
                 tasks,
             ),
-            issuers: Watch::start("Issuers", namespaced(client, scope), &any(), |_| (), tasks),
+            issuers: Watch::start("Issuers", namespaced(client, scope, own_namespace), &any(), |_| (), tasks),
             namespaces: Watch::start("Namespaces", cluster(client, scope), &any(), |_| (), tasks),
             order_secrets: Watch::start(
                 "order Secrets",
-                namespaced(client, &own),
+                namespaced(client, &own, own_namespace),
                 &component(labels::COMPONENT_ORDER),
                 |secret: &mut Secret| {
                     if let Some(data) = &mut secret.data {
@@ -107,7 +111,7 @@ impl Watches {
             ),
             target_secrets: Watch::start(
                 "target Secrets",
-                namespaced(client, scope),
+                namespaced(client, scope, own_namespace),
                 &component(labels::COMPONENT_CERTIFICATE),
                 |_| (),
                 tasks,
@@ -151,7 +155,7 @@ pub enum Change<K> {
     Resynced,
 }
 
-/// What one namespace's watcher says, or that of the whole cluster.
+/// What one source says.
 type Events<K> = BoxStream<'static, watcher::Result<Event<DeserializeGuard<K>>>>;
 
 /// A watch that can't go on.
@@ -172,20 +176,22 @@ where
         + Sync
         + 'static,
 {
-    /// Starts watching what any of `apis` serves; each is of another namespace. `prune` drops what no reader needs;
+    /// Starts watching what any of `sources` has; each is of another namespace. `prune` drops what no reader needs;
     /// managedFields and kubectl's last-applied copy go always. Errors of the streams are logged and waited out,
     /// for ever.
-    pub fn start(
+    fn start(
         kind: &'static str,
-        apis: Vec<Api<DeserializeGuard<K>>>,
+        sources: Vec<Source<K>>,
         config: &watcher::Config,
         prune: fn(&mut K),
         tasks: &Tasks,
     ) -> Self {
-        if apis.is_empty() {
+        if sources.is_empty() {
             return Self::of(Vec::new());
         }
-        let streams = apis.into_iter().map(|api| reconnecting(watcher(api, config.clone())).boxed());
+        let streams = sources.into_iter().map(|Source { api, may_go }| {
+            (reconnecting(watcher(api, config.clone())).boxed(), Trouble::new(kind, may_go))
+        });
         let (watch, feed) = Self::new(kind, streams.collect(), prune);
         let token = tasks.token();
         tasks.spawn(kind, async move {
@@ -200,7 +206,7 @@ where
     /// A watch that lives from `streams`, and the future that feeds it.
     fn new(
         kind: &'static str,
-        streams: Vec<Events<K>>,
+        streams: Vec<(Events<K>, Trouble)>,
         prune: fn(&mut K),
     ) -> (Self, impl Future<Output = WatchEnded> + Send) {
         let writer = Writer::<K>::new(());
@@ -283,7 +289,7 @@ async fn feed<K>(
     kind: &'static str,
     watch: Watch<K>,
     mut writer: Writer<K>,
-    streams: Vec<Events<K>>,
+    streams: Vec<(Events<K>, Trouble)>,
     prune: fn(&mut K),
 ) -> WatchEnded
 where
@@ -297,25 +303,21 @@ where
         + 'static,
 {
     let mut merge = Merge::new(streams.len());
+    let (streams, mut troubles): (Vec<_>, Vec<_>) = streams.into_iter().unzip();
     let streams = streams.into_iter().enumerate();
     let mut events = stream::select_all(streams.map(|(from, events)| events.map(move |event| (from, event))));
     while let Some((from, event)) = events.next().await {
-        let event = match event {
-            Ok(event) => event,
-            Err(error) => {
-                // The stream waits before it tries again, and goes on where it was if it can.
-                match advice(&error) {
-                    Advice::None => tracing::warn!(kind, %error, "the watch was interrupted; trying again"),
-                    Advice::ReadAgain => tracing::debug!(kind, "the watch fell behind; reading all again"),
-                    Advice::Say(advice) => {
-                        tracing::warn!(kind, %error, "the watch was refused; trying again; {advice}");
-                    }
-                }
-                continue;
+        let Some(trouble) = troubles.get_mut(from) else { continue };
+        let merged = match event {
+            Ok(event) => {
+                trouble.is_over();
+                let event = understood(kind, event, prune);
+                event.map(|event| merge.next(from, event, &watch.store)).unwrap_or_default()
             }
+            Err(error) if trouble.tell(&error) => merge.refused(from),
+            Err(_) => Vec::new(),
         };
-        let Some(event) = understood(kind, event, prune) else { continue };
-        for event in merge.next(from, event, &watch.store) {
+        for event in merged {
             writer.apply_watcher_event(&event);
             // No one listening is fine.
             let _ = match event {
@@ -330,50 +332,6 @@ where
         }
     }
     WatchEnded { kind }
-}
-
-fn namespaced<K>(client: &Client, scope: &Scope) -> Vec<Api<DeserializeGuard<K>>>
-where
-    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
-{
-    match scope {
-        Scope::Cluster => vec![Api::all(client.clone())],
-        Scope::Namespaces(some) => {
-            some.iter().map(|namespace| Api::namespaced(client.clone(), namespace)).collect()
-        }
-    }
-}
-
-fn cluster<K>(client: &Client, scope: &Scope) -> Vec<Api<DeserializeGuard<K>>>
-where
-    K: Resource<DynamicType = (), Scope = ClusterResourceScope>,
-{
-    match scope {
-        Scope::Cluster => vec![Api::all(client.clone())],
-        Scope::Namespaces(_) => Vec::new(),
-    }
-}
-
-enum Advice {
-    None,
-    ReadAgain,
-    Say(&'static str),
-}
-
-/// What helps against an error of a watch.
-fn advice(error: &watcher::Error) -> Advice {
-    let (watcher::Error::InitialListFailed(kube::Error::Api(status))
-    | watcher::Error::WatchStartFailed(kube::Error::Api(status))
-    | watcher::Error::WatchError(status)) = error
-    else {
-        return Advice::None;
-    };
-    match status.code {
-        403 => Advice::Say("check Waxwing's RBAC, which the chart and deploy/rbac.yaml set up"),
-        404 => Advice::Say("install the CustomResourceDefinitions: waxwing crds | kubectl apply -f -"),
-        410 => Advice::ReadAgain,
-        _ => Advice::None,
-    }
 }
 
 /// Drops objects that don't parse: one of them must not stop the others.
@@ -441,7 +399,7 @@ impl<K> Clone for Change<K> {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-    use kube::core::error_boundary::InvalidObject;
+    use kube::core::{Status, error_boundary::InvalidObject};
 
     use super::*;
 
@@ -464,6 +422,16 @@ mod tests {
         DeserializeGuard(Err(InvalidObject { error: "not a Secret".to_owned(), metadata }))
     }
 
+    fn source(
+        events: impl IntoIterator<
+            Item = watcher::Result<Event<DeserializeGuard<Secret>>>,
+            IntoIter: Send + 'static,
+        >,
+        may_go: Option<&str>,
+    ) -> (Events<Secret>, Trouble) {
+        (stream::iter(events).boxed(), Trouble::new("Secrets", may_go.map(str::to_owned)))
+    }
+
     #[tokio::test]
     async fn readers_see_deletes_and_what_was_there_before() {
         let events = vec![
@@ -474,7 +442,7 @@ mod tests {
             Event::Apply(ok(secret("c"))),
             Event::Delete(ok(secret("a"))),
         ];
-        let (watch, feed) = Watch::new("Secrets", vec![stream::iter(events).map(Ok).boxed()], |_| ());
+        let (watch, feed) = Watch::new("Secrets", vec![source(events.into_iter().map(Ok), None)], |_| ());
         let changes = watch.changes();
         feed.await;
         drop(watch.clone());
@@ -495,11 +463,36 @@ mod tests {
     #[tokio::test]
     async fn a_reader_that_falls_behind_looks_again() {
         let events: Vec<_> = (0..BUFFER + 10).map(|n| Event::Apply(ok(secret(&format!("s{n}"))))).collect();
-        let (watch, feed) = Watch::new("Secrets", vec![stream::iter(events).map(Ok).boxed()], |_| ());
+        let (watch, feed) = Watch::new("Secrets", vec![source(events.into_iter().map(Ok), None)], |_| ());
         let mut changes = Box::pin(watch.changes());
         feed.await;
         assert!(matches!(changes.next().await, Some(Change::Resynced)));
         assert!(matches!(changes.next().await, Some(Change::Resynced)));
         assert!(matches!(changes.next().await, Some(Change::Applied(_))));
+    }
+
+    #[tokio::test]
+    async fn a_namespace_that_is_gone_holds_back_no_other_and_the_own_does() {
+        let refused = || {
+            let status = Status::failure("no", "Forbidden").with_code(403).boxed();
+            Err(watcher::Error::InitialListFailed(kube::Error::Api(status)))
+        };
+        let listed = || [Event::Init, Event::InitApply(ok(secret("a"))), Event::InitDone].map(Ok);
+        let gone = |may_go| source([refused(), refused()], may_go);
+        for (sources, filled) in [
+            (vec![gone(Some("gone")), source(listed(), Some("web"))], true),
+            (vec![gone(None), source(listed(), Some("web"))], false),
+            // The whole cluster, and a namespace alone: there is nobody to go on for.
+            (vec![gone(None)], false),
+            (vec![gone(Some("gone"))], false),
+        ] {
+            let (watch, feed) = Watch::new("Secrets", sources, |_| ());
+            let changes = watch.changes();
+            feed.await;
+            assert_eq!(watch.get(Some("web"), "a").is_some(), filled);
+            drop(watch);
+            // The first is what there was before.
+            assert_eq!(changes.count().await, if filled { 2 } else { 1 });
+        }
     }
 }
