@@ -70,9 +70,16 @@ impl Kept {
         kept
     }
 
-    /// True if the routes of this class for this host are to stay.
-    pub fn holds(&self, class: Option<&str>, host: &str) -> bool {
-        self.read().contains_key(&(class.map(str::to_owned), host.to_owned()))
+    /// True if the route of this name, for this class and host, is to stay.
+    pub fn holds(&self, name: &str, class: Option<&str>, host: &str) -> bool {
+        let index = self.read();
+        if index.contains_key(&(class.map(str::to_owned), host.to_owned())) {
+            return true;
+        }
+        // Its class was left to the cluster, which has filled it in; the name is still that of one without.
+        index.get(&(None, host.to_owned())).is_some_and(|keeper| {
+            routes(keeper.controller, None, true, host, None).iter().any(|route| route.name() == name)
+        })
     }
 
     /// Tells of each change.
@@ -382,6 +389,27 @@ mod tests {
 
     fn about(pause: Duration, wanted: Duration) -> bool {
         pause >= wanted.mul_f64(0.89) && pause <= wanted.mul_f64(1.11)
+    }
+
+    #[test]
+    fn a_route_whose_class_the_cluster_fills_in_stays() {
+        let kept = Kept::default();
+        let keeper = || Keeper { controller: controllers::of(None), issued: Vec::new() };
+        let key = |class: Option<&str>, host: &str| (class.map(str::to_owned), host.to_owned());
+        kept.set([(key(None, "a.example"), keeper()), (key(Some("web"), "b.example"), keeper())].into());
+        let name = |class: Option<&str>, host| {
+            let class = class.map(str::to_owned);
+            routes(controllers::of(None), class.as_ref(), false, host, None)[0].name()
+        };
+        let left = name(None, "a.example");
+        assert!(kept.holds(&left, None, "a.example"));
+        assert!(kept.holds(&left, Some("traefik"), "a.example"));
+        // What was made while the issuer named another class isn't that route.
+        assert!(!kept.holds(&name(Some("nginx"), "a.example"), Some("nginx"), "a.example"));
+        let named = name(Some("web"), "b.example");
+        assert!(kept.holds(&named, Some("web"), "b.example"));
+        assert!(!kept.holds(&name(None, "b.example"), Some("traefik"), "b.example"));
+        assert!(!kept.holds(&left, Some("traefik"), "c.example"));
     }
 
     #[tokio::test(start_paused = true)]

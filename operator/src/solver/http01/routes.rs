@@ -251,7 +251,8 @@ impl Routes {
         let seen: Vec<Seen> =
             self.ingresses.store().state_filter(ours).iter().filter_map(|one| seen(one)).collect();
         let needed = |seen: &Seen| {
-            self.orders.is_open(&seen.host) || self.kept.holds(seen.class.as_deref(), &seen.host)
+            self.orders.is_open(&seen.host)
+                || self.kept.holds(&seen.name, seen.class.as_deref(), &seen.host)
         };
         due(&seen, &mut self.known(), needed, now, self.quiet)
     }
