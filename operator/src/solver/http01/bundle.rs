@@ -29,12 +29,21 @@ pub(super) struct State {
     /// How many attempts of this process are under way: what they use stays.
     pub(super) attempts: u32,
     pub(super) last_used: Instant,
-    /// What is there, with a hash of how it was made; none if another process made it.
-    pub(super) objects: BTreeMap<Place, Option<String>>,
+    /// What is there.
+    pub(super) objects: BTreeMap<Place, Found>,
     /// Ingresses of others with paths of ours: namespace and name.
     pub(super) edited: BTreeSet<(String, String)>,
     /// The namespace that Waxwing's own endpoints were copied to.
     pub(super) copied_to: Option<String>,
+}
+
+/// What is known of an object.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    /// A hash of how it was made; none if another process made it.
+    pub(super) hash: Option<String>,
+    /// Which of its name it is; none until an answer has said so.
+    pub(super) uid: Option<String>,
 }
 
 impl Bundle {

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use aws_lc_rs::digest::{SHA256, digest};
 use kube::{
     Api, Client,
-    api::{ApiResource, DynamicObject, GroupVersionKind},
+    api::{ApiResource, DeleteParams, DynamicObject, GroupVersionKind, Preconditions},
 };
 use serde_json::{Value, json};
 use waxwing_api::labels;
@@ -111,6 +111,15 @@ impl Object {
     /// The whole object.
     pub fn manifest(&self) -> &Value {
         &self.manifest
+    }
+}
+
+/// Deletes the object with this UID alone: a request that is late must not end another one of its name, which the next
+/// leader uses.
+pub(super) fn only(uid: &str) -> DeleteParams {
+    DeleteParams {
+        preconditions: Some(Preconditions { uid: Some(uid.to_owned()), resource_version: None }),
+        ..DeleteParams::default()
     }
 }
 

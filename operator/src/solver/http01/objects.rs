@@ -12,8 +12,8 @@ use std::{
 use futures::StreamExt;
 use k8s_openapi::api::{core::v1::Pod, networking::v1::Ingress};
 use kube::{
-    Api, Client,
-    api::{DeleteParams, ListParams, Patch, PatchParams},
+    Api, Client, ResourceExt,
+    api::{ListParams, Patch, PatchParams},
 };
 use kube_runtime::{WatchStreamExt, watcher::watch_object};
 use serde_json::Value;
@@ -22,11 +22,12 @@ use tokio::{
     sync::Notify,
     time::{Instant, sleep, timeout_at},
 };
+use waxwing_api::labels;
 
 use super::{
-    bundle::Bundle,
+    bundle::{Bundle, Found},
     endpoints, in_place,
-    object::{Object, Place, short_hash},
+    object::{Object, Place, only, short_hash},
     pod_progress::{self, Progress, Trouble},
 };
 use crate::{
@@ -152,21 +153,22 @@ impl Objects {
     pub async fn pod_ready(&self, pod: &Object, patience: Duration) -> Result<(), Trouble> {
         let Place { namespace, name, .. } = &pod.place;
         let api: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
-        let mut looks = std::pin::pin!(watch_object(api.clone(), name).backoff(Reconnect::default()));
+        let mut looks = std::pin::pin!(watch_object(api, name).backoff(Reconnect::default()));
         let deadline = Instant::now() + patience;
         let mut last = Trouble::unseen();
         while let Ok(Some(found)) = timeout_at(deadline, looks.next()).await {
-            match found.map(|found| found.as_ref().map(pod_progress::progress)) {
-                Ok(Some(Progress::Ready)) => return Ok(()),
-                Ok(Some(Progress::Stuck(trouble))) => return Err(trouble),
-                Ok(Some(Progress::Ended(trouble))) => {
-                    let (what, parameters) = (format!("delete {}", pod.place), DeleteParams::default());
-                    if let Err(error) = bounded(what, api.delete(name, &parameters)).await {
+            let seen = |pod: Pod| (pod_progress::progress(&pod), pod.metadata.uid.unwrap_or_default());
+            match found.map(|found| found.map(seen)) {
+                Ok(Some((Progress::Ready, _))) => return Ok(()),
+                Ok(Some((Progress::Stuck(trouble), _))) => return Err(trouble),
+                Ok(Some((Progress::Ended(trouble), uid))) => {
+                    // Another one that is there already is as good as none.
+                    if let Err(error) = self.end(&pod.place, &uid).await {
                         tracing::warn!(%error, "a solver pod that has ended is left for later");
                     }
                     return Err(trouble);
                 }
-                Ok(Some(Progress::Waiting(trouble))) => last = trouble,
+                Ok(Some((Progress::Waiting(trouble), _))) => last = trouble,
                 Ok(None) => {}
                 Err(error) if is_forbidden(&error) => return Err(Trouble::unwatched(&error.to_string())),
                 Err(error) => last = Trouble::untold(&error.to_string()),
@@ -223,7 +225,7 @@ impl Objects {
         }
         state.last_used = Instant::now();
         // Another attempt looks at what is there by making it again.
-        state.objects.values_mut().for_each(|hash| *hash = None);
+        state.objects.values_mut().for_each(|found| found.hash = None);
         if state.is_empty() {
             bundles.remove(uid);
         } else {
@@ -234,20 +236,22 @@ impl Objects {
     pub(super) async fn make(&self, bundle: &Bundle, objects: &[Object]) -> Result<(), MakeError> {
         let each = objects.iter().map(|object| async {
             let hash = short_hash(&object.manifest().to_string());
-            if bundle.state().objects.get(&object.place) == Some(&Some(hash.clone())) {
+            let made = |found: &Found| found.hash.as_deref() == Some(hash.as_str());
+            if bundle.state().objects.get(&object.place).is_some_and(made) {
                 return Ok(());
             }
             // Before it is made, so that an answer that gets lost leaves nothing behind.
-            bundle.state().objects.insert(object.place.clone(), None);
-            self.apply(object).await?;
-            bundle.state().objects.insert(object.place.clone(), Some(hash));
+            bundle.state().objects.insert(object.place.clone(), Found::default());
+            let uid = self.apply(object).await?;
+            bundle.state().objects.insert(object.place.clone(), Found { hash: Some(hash), uid });
             Ok(())
         });
         futures::future::try_join_all(each).await.map(|_| ())
     }
 
-    /// Applies an object. One of its name that is being deleted is gone soon: a change to it would go with it.
-    async fn apply(&self, object: &Object) -> Result<(), MakeError> {
+    /// Applies an object, and answers with its UID. One of its name that is being deleted is gone soon: a change to it
+    /// would go with it.
+    async fn apply(&self, object: &Object) -> Result<Option<String>, MakeError> {
         let Place { kind, namespace, name } = &object.place;
         let parameters = PatchParams::apply(MANAGER).force().validation_strict();
         let api = kind.api(&self.client, namespace);
@@ -257,13 +261,40 @@ impl Objects {
             let what = format!("apply {}", object.place);
             let found = bounded(what, api.patch(name, &parameters, &patch)).await?;
             if found.metadata.deletion_timestamp.is_none() {
-                return Ok(());
+                return Ok(found.metadata.uid);
             }
             if pause > LONGEST_LOOK {
                 return Err(MakeError::Leaving { what: object.place.to_string() });
             }
             sleep(pause).await;
             pause *= 2;
+        }
+    }
+
+    /// Deletes the object that has this UID. False if there is another one of its name.
+    pub(super) async fn end(&self, place: &Place, uid: &str) -> Result<bool, CallError> {
+        let api = place.kind.api(&self.client, &place.namespace);
+        match bounded(format!("delete {place}"), api.delete(&place.name, &only(uid))).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.is_not_found() => Ok(true),
+            Err(error) if error.is_conflict() => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The UID of what is there now for this Certificate. Listed, since that is what Waxwing has a right to for each kind.
+    pub(super) async fn find_uid(
+        &self,
+        place: &Place,
+        certificate: &str,
+    ) -> Result<Option<String>, CallError> {
+        let its = format!("{}={certificate}", labels::CERTIFICATE_UID);
+        let its = ListParams::default().labels(&its).fields(&format!("metadata.name={}", place.name));
+        let api = place.kind.api(&self.client, &place.namespace);
+        match bounded(format!("list {place}"), api.list_metadata(&its)).await {
+            Ok(found) => Ok(found.items.first().and_then(ResourceExt::uid)),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error),
         }
     }
 

@@ -11,7 +11,7 @@ use futures::{StreamExt, stream};
 use k8s_openapi::api::networking::v1::Ingress;
 use kube::{
     Api, Client, ResourceExt,
-    api::{DeleteParams, Patch, PatchParams, Preconditions},
+    api::{Patch, PatchParams},
 };
 use serde_json::json;
 use tokio::{
@@ -21,6 +21,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    object::only,
     permanent::Kept,
     route::{Route, class_of, host_of, is_intact, is_route},
 };
@@ -227,12 +228,8 @@ impl Routes {
 
     async fn delete(&self, seen: Seen) {
         let Seen { name, uid, host, .. } = seen;
-        let parameters = DeleteParams {
-            preconditions: Some(Preconditions { uid: Some(uid.clone()), resource_version: None }),
-            ..DeleteParams::default()
-        };
         let what = format!("delete Ingress {}/{name}", self.namespace);
-        let phase = match bounded(what, self.api.delete(&name, &parameters)).await {
+        let phase = match bounded(what, self.api.delete(&name, &only(&uid))).await {
             Ok(_) => Phase::Deleted(uid),
             // Gone, or another one of the same name.
             Err(error) if error.is_not_found() || error.is_conflict() => Phase::Deleted(uid),
@@ -251,8 +248,7 @@ impl Routes {
         let seen: Vec<Seen> =
             self.ingresses.store().state_filter(ours).iter().filter_map(|one| seen(one)).collect();
         let needed = |seen: &Seen| {
-            self.orders.is_open(&seen.host)
-                || self.kept.holds(&seen.name, seen.class.as_deref(), &seen.host)
+            self.orders.is_open(&seen.host) || self.kept.holds(&seen.name, seen.class.as_deref(), &seen.host)
         };
         due(&seen, &mut self.known(), needed, now, self.quiet)
     }

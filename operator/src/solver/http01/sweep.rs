@@ -4,14 +4,14 @@ use std::{sync::Arc, time::Duration};
 
 use kube::{
     Api, ResourceExt,
-    api::{DeleteParams, DynamicObject, ListParams},
+    api::{DynamicObject, ListParams},
 };
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use waxwing_api::labels;
 
 use super::{
-    bundle::{Bundle, State},
+    bundle::{Bundle, Found, State},
     in_place,
     object::{self, Kind, Place, object_name},
     objects::Objects,
@@ -116,7 +116,9 @@ impl Objects {
             let namespace = object.namespace().unwrap_or_default();
             let place = Place { kind, namespace, name: object.name_any() };
             self.adopted(uid, |state| {
-                state.objects.entry(place).or_insert(None);
+                // What has been made since the list was read is newer than the list.
+                let found = state.objects.entry(place).or_default();
+                found.uid = found.uid.take().or(object.uid());
             });
         }
         Ok(())
@@ -207,21 +209,34 @@ impl Objects {
             // What the path leads to stays as long as the path does.
             return false;
         }
-        let places: Vec<Place> = bundle.state().objects.keys().cloned().collect();
-        for place in places {
-            let api = place.kind.api(&self.client, &place.namespace);
-            let deleted =
-                bounded(format!("delete {place}"), api.delete(&place.name, &DeleteParams::default())).await;
-            match deleted {
-                Ok(_) => {}
-                Err(error) if error.is_not_found() => {}
+        let known = |(place, found): (&Place, &Found)| (place.clone(), found.uid.clone());
+        let places: Vec<(Place, Option<String>)> = bundle.state().objects.iter().map(known).collect();
+        for (place, known) in places {
+            let gone = async {
+                // Made, or ended, by a request without an answer.
+                let known = match known {
+                    Some(known) => Some(known),
+                    None => self.find_uid(&place, uid).await?,
+                };
+                match known {
+                    Some(known) => self.end(&place, &known).await,
+                    None => Ok(true),
+                }
+            };
+            match gone.await {
+                Ok(true) => {
+                    bundle.state().objects.remove(&place);
+                }
+                Ok(false) => {
+                    tracing::debug!(%place, "another one is there now; looking again");
+                    bundle.state().objects.insert(place, Found::default());
+                    clean = false;
+                }
                 Err(error) => {
                     tracing::warn!(%error, "what served a challenge is left for later");
                     clean = false;
-                    continue;
                 }
             }
-            bundle.state().objects.remove(&place);
         }
         bundle.state().copied_to = None;
         clean
@@ -233,7 +248,7 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
     use std::{
-        collections::BTreeSet,
+        collections::BTreeMap,
         convert::Infallible,
         sync::{Mutex, MutexGuard},
     };
@@ -261,8 +276,12 @@ mod tests {
 
     #[derive(Default)]
     struct State {
-        pods: BTreeSet<String>,
+        /// With what each one's UID ends.
+        pods: BTreeMap<String, u32>,
+        made: u32,
         away: bool,
+        /// Does the next thing asked for, and says that it was away.
+        mute: bool,
         /// So many more times a pod is said to be on its way out.
         leaving: u32,
     }
@@ -276,40 +295,52 @@ mod tests {
             self.state().pods.len()
         }
 
-        fn answer(&self, method: &Method, path: &str) -> (u16, Value) {
+        fn answer(&self, method: &Method, path: &str, body: &Value) -> (u16, Value) {
             let mut state = self.state();
-            let name = path.rsplit('/').next().unwrap();
+            let failure = |code: u16, reason: &str| {
+                (code, json!({"kind": "Status", "status": "Failure", "reason": reason, "code": code}))
+            };
             if state.away {
-                return (503, json!({"kind": "Status", "status": "Failure", "code": 503}));
+                return failure(503, "");
             }
-            if method == Method::GET {
-                let items: Vec<Value> = if name == "pods" {
-                    state.pods.iter().map(|name| metadata(name, false)).collect()
-                } else {
-                    Vec::new()
-                };
-                return (200, json!({"kind": "List", "apiVersion": "v1", "metadata": {}, "items": items}));
-            }
-            if method == Method::PATCH {
-                let leaving = state.leaving > 0;
-                state.leaving = state.leaving.saturating_sub(1);
-                state.pods.insert(name.to_owned());
-                return (200, metadata(name, leaving));
-            }
-            assert_eq!(method, Method::DELETE);
-            if state.pods.remove(name) {
-                (200, json!({"kind": "Status", "status": "Success"}))
-            } else {
-                (404, json!({"kind": "Status", "status": "Failure", "reason": "NotFound", "code": 404}))
-            }
+            let name = path.rsplit('/').next().unwrap();
+            let answer = match *method {
+                Method::GET => {
+                    let pods = state.pods.iter().filter(|_| name == "pods");
+                    let items: Vec<Value> =
+                        pods.map(|(name, number)| metadata(name, *number, false)).collect();
+                    (200, json!({"kind": "List", "apiVersion": "v1", "metadata": {}, "items": items}))
+                }
+                Method::PATCH => {
+                    let leaving = state.leaving > 0;
+                    state.leaving = state.leaving.saturating_sub(1);
+                    (200, metadata(name, state.make(name), leaving))
+                }
+                Method::DELETE => match state.pods.get(name) {
+                    None => failure(404, "NotFound"),
+                    Some(number) if body["preconditions"]["uid"] != uid(*number) => failure(409, "Conflict"),
+                    Some(_) => {
+                        state.pods.remove(name);
+                        (200, json!({"kind": "Status", "status": "Success"}))
+                    }
+                },
+                _ => panic!("{method} {path}"),
+            };
+            if std::mem::take(&mut state.mute) { failure(503, "") } else { answer }
         }
 
         fn objects(&self) -> Arc<Objects> {
             let cluster = self.clone();
             let service = service_fn(move |request: Request<Body>| {
-                let (code, body) = cluster.answer(request.method(), request.uri().path());
-                let answer = Response::builder().status(code).body(Body::from(body.to_string().into_bytes()));
-                async move { Ok::<_, Infallible>(answer.unwrap()) }
+                let cluster = cluster.clone();
+                async move {
+                    let (head, body) = request.into_parts();
+                    let body = body.collect_bytes().await.unwrap();
+                    let body = serde_json::from_slice(&body).unwrap_or_default();
+                    let (code, body) = cluster.answer(&head.method, head.uri.path(), &body);
+                    let body = Body::from(body.to_string().into_bytes());
+                    Ok::<_, Infallible>(Response::builder().status(code).body(body).unwrap())
+                }
             });
             Arc::new(Objects::new(
                 Client::new(service, "default"),
@@ -323,10 +354,23 @@ mod tests {
         }
     }
 
-    fn metadata(name: &str, leaving: bool) -> Value {
+    impl State {
+        /// The number of the pod of that name, which is made unless it is there.
+        fn make(&mut self, name: &str) -> u32 {
+            self.made += 1;
+            *self.pods.entry(name.to_owned()).or_insert(self.made)
+        }
+    }
+
+    fn uid(number: u32) -> String {
+        format!("uid-{number}")
+    }
+
+    fn metadata(name: &str, number: u32, leaving: bool) -> Value {
         json!({"apiVersion": "v1", "kind": "Pod", "metadata": {
             "name": name,
             "namespace": "web",
+            "uid": uid(number),
             "labels": {labels::CERTIFICATE_UID: UID},
             "deletionTimestamp": leaving.then_some("2026-01-01T00:00:00Z"),
         }})
@@ -345,7 +389,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_another_process_left_goes_once_the_api_server_is_back() {
         let cluster = Cluster::default();
-        cluster.state().pods.insert(object_name(UID));
+        cluster.state().make(&object_name(UID));
         cluster.state().away = true;
         sweeping(&cluster.objects());
         sleep(QUIET * 10).await;
@@ -365,11 +409,11 @@ mod tests {
         let cluster = Cluster::default();
         sweeping(&cluster.objects());
         sleep(Duration::from_secs(1)).await;
-        cluster.state().pods.insert(object_name(UID));
+        cluster.state().make(&object_name(UID));
         sleep(FIRST_ROUND + QUIET).await;
         assert_eq!(cluster.pods(), 0);
         sleep(LONGEST_ROUND * 5).await;
-        cluster.state().pods.insert(object_name(UID));
+        cluster.state().make(&object_name(UID));
         sleep(LONGEST_ROUND + QUIET + Duration::from_secs(1)).await;
         assert_eq!(cluster.pods(), 0);
     }
@@ -408,5 +452,43 @@ mod tests {
         let other = Object::new(Kind::Pod, "web", "other", UID, json!({}));
         let error = objects.ensure(UID, &[other]).await.unwrap_err();
         assert!(matches!(error, MakeError::Leaving { .. }), "{error}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_somebody_else_made_again_is_looked_at_again() {
+        let cluster = Cluster::default();
+        let objects = cluster.objects();
+        let place = pod().place;
+        let attempt = objects.attempt(UID);
+        objects.ensure(UID, &[pod()]).await.unwrap();
+        // Late: the next leader's is spared.
+        cluster.state().pods.clear();
+        cluster.state().make(&place.name);
+        assert!(!objects.end(&place, &uid(1)).await.unwrap());
+        assert_eq!(cluster.pods(), 1);
+        assert!(objects.end(&place, &uid(2)).await.unwrap());
+        assert!(objects.end(&place, &uid(2)).await.unwrap(), "gone is gone");
+        // Who still leads sees to what is there.
+        cluster.state().make(&place.name);
+        sweeping(&objects);
+        drop(attempt);
+        sleep(QUIET + AGAIN + Duration::from_secs(1)).await;
+        assert_eq!(cluster.pods(), 0);
+        assert!(objects.bundles().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_whose_answer_got_lost_goes_too() {
+        let cluster = Cluster::default();
+        let objects = cluster.objects();
+        sweeping(&objects);
+        sleep(Duration::from_secs(1)).await;
+        let attempt = objects.attempt(UID);
+        cluster.state().mute = true;
+        objects.ensure(UID, &[pod()]).await.unwrap_err();
+        assert_eq!(cluster.pods(), 1);
+        drop(attempt);
+        sleep(QUIET + Duration::from_secs(1)).await;
+        assert_eq!(cluster.pods(), 0);
     }
 }
