@@ -11,7 +11,10 @@ use kube::{
 use serde_json::{Value, json};
 use thiserror::Error;
 
-use super::object::uid_of;
+use super::{
+    object::uid_of,
+    route::{class_of, is_route},
+};
 use crate::{
     runtime::client::{CallError, bounded},
     solver::responder::PATH,
@@ -85,10 +88,17 @@ pub fn serving<'a>(
     ingresses
         .into_iter()
         .filter(|ingress| ingress.metadata.namespace.as_deref() == Some(namespace))
-        .filter(|ingress| !super::route::is_route(ingress))
+        .filter(|ingress| !is_route(ingress))
         .filter(|ingress| rules(ingress).iter().any(|rule| rule.host.as_deref() == Some(host)))
         .map(ResourceExt::name_any)
         .min()
+}
+
+/// The name of an Ingress's class: the field, or the annotation that came before it and that some ingress controllers
+/// go by. None where it has neither.
+pub fn class_name(ingress: &Ingress) -> Option<&str> {
+    let annotated = || ingress.metadata.annotations.as_ref()?.get(CLASS).map(String::as_str);
+    class_of(ingress).or_else(annotated)
 }
 
 /// Reads and patches until no one was faster. False if there is no such Ingress.
@@ -124,6 +134,7 @@ async fn change(
 }
 
 const MANAGER: &str = "waxwing-route";
+const CLASS: &str = "kubernetes.io/ingress.class";
 
 /// The operations that add what is missing.
 fn additions(ingress: &Ingress, edit: &Edit<'_>) -> Result<Vec<Value>, EditError> {
@@ -342,6 +353,16 @@ mod tests {
             let error = add_to(&ingress(&rules), UID, &["a.example"]).unwrap_err();
             assert!(error.to_string().contains("add a rule for a.example itself"), "{error}");
         }
+    }
+
+    #[test]
+    fn the_class_is_a_field_or_an_annotation() {
+        let mut one = ingress(&json!([]));
+        assert_eq!(class_name(&one), None);
+        one.metadata.annotations = Some([(CLASS.to_owned(), "gce".to_owned())].into());
+        assert_eq!(class_name(&one), Some("gce"));
+        one.spec.as_mut().unwrap().ingress_class_name = Some("alb".to_owned());
+        assert_eq!(class_name(&one), Some("alb"));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::{
 
 use async_trait::async_trait;
 use futures::future::try_join_all;
-use k8s_openapi::api::networking::v1::IngressClass;
+use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 use tokio::time::Instant;
 use waxwing_acme::{
     Challenge, ChallengeType, Evidence, Identifier, NoSolver, Presented, Solver, SolverError,
@@ -70,7 +70,9 @@ impl IngressRoute {
                 )));
             }
         };
-        let class = class(&context.ingress_classes.store().state(), spec.ingress_class_name.as_deref());
+        let named =
+            spec.name.as_deref().and_then(|name| context.ingresses.get(Some(&applicant.namespace), name));
+        let class = class_for(&context.ingress_classes.store().state(), spec, named.as_deref());
         let controller = controllers::of(class.controller.as_deref());
         let serving = || {
             let ingresses = context.ingresses.store().state();
@@ -265,6 +267,12 @@ fn way(
     }
 }
 
+/// The class that a spec means: `named`, the Ingress that it names, has one of its own.
+fn class_for(classes: &[Arc<IngressClass>], spec: &Http01Ingress, named: Option<&Ingress>) -> Class {
+    let name = named.and_then(in_place::class_name).or(spec.ingress_class_name.as_deref());
+    class(classes, name)
+}
+
 #[derive(Debug, Eq, PartialEq)]
 pub(super) struct Class {
     pub(super) name: Option<String>,
@@ -295,7 +303,10 @@ fn is_default(class: &IngressClass) -> bool {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-    use k8s_openapi::{api::networking::v1::IngressClassSpec, apimachinery::pkg::apis::meta::v1::ObjectMeta};
+    use k8s_openapi::{
+        api::networking::v1::{IngressClassSpec, IngressSpec},
+        apimachinery::pkg::apis::meta::v1::ObjectMeta,
+    };
 
     use super::*;
 
@@ -342,6 +353,39 @@ mod tests {
         assert_eq!(said(&plain, alb, Some("app")), Ok(Some((Some(ServiceType::NodePort), app.clone()))));
         assert_eq!(said(&plain, alb, None), Ok(Some((Some(ServiceType::NodePort), None))));
         assert_eq!(said(&named, alb, None), Ok(Some((Some(ServiceType::NodePort), app))));
+    }
+
+    #[test]
+    fn an_ingress_that_is_named_has_a_class_of_its_own() {
+        let classes = [
+            ingress_class("web", "traefik.io/ingress-controller", true),
+            ingress_class("alb", "ingress.k8s.aws/alb", false),
+        ];
+        let spec = Http01Ingress { name: Some("app".to_owned()), ..Http01Ingress::default() };
+        let app = |class: Option<&str>, annotation: Option<&str>| Ingress {
+            metadata: ObjectMeta {
+                annotations: annotation
+                    .map(|class| [("kubernetes.io/ingress.class".to_owned(), class.to_owned())].into()),
+                ..ObjectMeta::default()
+            },
+            spec: Some(IngressSpec {
+                ingress_class_name: class.map(str::to_owned),
+                ..IngressSpec::default()
+            }),
+            ..Ingress::default()
+        };
+        let name = |named: Option<&Ingress>| class_for(&classes, &spec, named).name.unwrap();
+        assert_eq!(name(Some(&app(Some("alb"), None))), "alb");
+        assert_eq!(name(Some(&app(None, Some("alb")))), "alb");
+        assert_eq!(name(Some(&app(None, None))), "web");
+        assert_eq!(name(None), "web");
+        // So the pod's Service is what that controller needs.
+        let class = class_for(&classes, &spec, Some(&app(Some("alb"), None)));
+        let beside = way(&spec, controllers::of(class.controller.as_deref()), || None).unwrap().unwrap();
+        assert!(matches!(
+            beside.responder,
+            beside::Responder::Pod { service_type: ServiceType::NodePort, .. }
+        ));
     }
 
     #[test]
