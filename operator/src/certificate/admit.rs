@@ -64,13 +64,19 @@ pub fn admit(wanted: &Wanted, key: &IssuerKey, facts: &Facts<'_>) -> Result<Arc<
         }
         Stored::Absent | Stored::Ours(_) => {}
     }
+    let field = if *key == wanted.issuer { "issuerRef" } else { "fallbackIssuerRefs" };
     let issuer = match facts.issuer {
         Lookup::Missing => {
-            let field = if *key == wanted.issuer { "issuerRef" } else { "fallbackIssuerRefs" };
-            return refuse(
-                reason::ISSUER_NOT_FOUND,
-                format!("there is no {key}; create it, or correct {field}"),
+            let message = format!("there is no {key}; create it, or correct {field}");
+            return refuse(reason::ISSUER_NOT_FOUND, message);
+        }
+        Lookup::NotServed => {
+            let message = format!(
+                "{key} isn't known to this Waxwing, which works for some namespaces alone; create an Issuer in \
+                 namespace {}, and name it in {field}",
+                facts.namespace
             );
+            return refuse(reason::ISSUER_NOT_FOUND, message);
         }
         Lookup::Pending => return refuse(reason::ISSUER_NOT_READY, pending(key)),
         Lookup::NotReady { reason: why, message } => {
@@ -248,6 +254,23 @@ mod tests {
         let foreign = Stored::Unusable { foreign: true, because: "it isn't ours".into() };
         assert_eq!(reason(facts(&foreign)), reason::SECRET_NOT_OWNED);
         assert_eq!(reason(facts(&Stored::Absent)), reason::ISSUER_NOT_FOUND);
+    }
+
+    #[test]
+    fn without_cluster_issuers_an_issuer_is_advised() {
+        let wanted = wanted(&["a.example"]);
+        let facts = Facts {
+            namespace: "web",
+            namespace_labels: const { &BTreeMap::new() },
+            issuer: &Lookup::NotServed,
+            claims: const { &Claims::new() },
+            stored: &Stored::Absent,
+        };
+        let key =
+            IssuerKey { kind: IssuerKind::ClusterIssuer, namespace: None, name: "letsencrypt".to_owned() };
+        let refusal = admit(&wanted, &key, &facts).unwrap_err();
+        assert_eq!(refusal.reason, reason::ISSUER_NOT_FOUND);
+        assert!(refusal.message.contains("create an Issuer in namespace web"), "{}", refusal.message);
     }
 
     #[test]

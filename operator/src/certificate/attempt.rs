@@ -50,7 +50,7 @@ impl Line<'_> {
                     }
                     // It may be the one. Whoever is asked first is waited for.
                     Lookup::Pending => open_order = open_order.or(Some(key)),
-                    Lookup::Ready(_) | Lookup::Missing | Lookup::NotReady { .. } => {}
+                    Lookup::Ready(_) | Lookup::Missing | Lookup::NotServed | Lookup::NotReady { .. } => {}
                 }
             }
         }

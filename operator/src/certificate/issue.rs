@@ -250,7 +250,7 @@ impl<'a> Line<'a> {
         let advisor = &self.context.advisor;
         let issuer = match self.context.issuers.lookup(key) {
             Lookup::Ready(issuer) if issuer.ari => issuer,
-            Lookup::Ready(_) | Lookup::Missing => return,
+            Lookup::Ready(_) | Lookup::Missing | Lookup::NotServed => return,
             // As long as it can't be asked, what it said before holds.
             Lookup::Pending | Lookup::NotReady { .. } => {
                 self.advice = advisor.recall(&self.certificate, leaf, self.seed, now);

@@ -410,7 +410,10 @@ impl Leading {
             metrics: Arc::clone(metrics),
             interval: self.route_check_interval,
         };
-        let registry = issuer::Registry::new(watches.issuers.clone(), watches.cluster_issuers.clone());
+        let registry = issuer::Registry::new(
+            watches.issuers.clone(),
+            matches!(self.scope, Scope::Cluster).then(|| watches.cluster_issuers.clone()),
+        );
         let issuers = issuer::controller::run(
             issuer::controller::Context {
                 client: client.clone(),

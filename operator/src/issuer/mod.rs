@@ -78,6 +78,8 @@ pub struct ReadyIssuer {
 pub enum Lookup {
     /// There is no such issuer.
     Missing,
+    /// It is a cluster issuer, and Waxwing works for some namespaces alone.
+    NotServed,
     /// It exists, and this process doesn't know yet whether it can be ordered from.
     Pending,
     /// It exists but can't be ordered from.

@@ -34,7 +34,7 @@ struct Shared {
     /// By the URL of the CA's directory. A CA that answers has none.
     breakers: Mutex<HashMap<String, Breaker>>,
     changes: broadcast::Sender<IssuerKey>,
-    cluster_issuers: Watch<ClusterIssuer>,
+    cluster_issuers: Option<Watch<ClusterIssuer>>,
     entries: RwLock<HashMap<IssuerKey, Entry>>,
     issuers: Watch<Issuer>,
     /// When each account was last registered again because the CA had lost it.
@@ -70,8 +70,8 @@ pub(super) struct Version {
 }
 
 impl Registry {
-    /// A registry of the issuers in these caches.
-    pub fn new(issuers: Watch<Issuer>, cluster_issuers: Watch<ClusterIssuer>) -> Self {
+    /// A registry of the issuers in these caches; without cluster issuers where Waxwing works for some namespaces alone.
+    pub fn new(issuers: Watch<Issuer>, cluster_issuers: Option<Watch<ClusterIssuer>>) -> Self {
         let shared = Shared {
             breakers: Mutex::default(),
             changes: broadcast::channel(BUFFER).0,
@@ -87,9 +87,10 @@ impl Registry {
     /// What is known of an issuer now.
     pub fn lookup(&self, key: &IssuerKey) -> Lookup {
         let namespace = key.namespace.as_deref();
-        let exists = match key.kind {
-            IssuerKind::Issuer => self.shared.issuers.get(namespace, &key.name).is_some(),
-            IssuerKind::ClusterIssuer => self.shared.cluster_issuers.get(None, &key.name).is_some(),
+        let exists = match (key.kind, &self.shared.cluster_issuers) {
+            (IssuerKind::Issuer, _) => self.shared.issuers.get(namespace, &key.name).is_some(),
+            (IssuerKind::ClusterIssuer, Some(issuers)) => issuers.get(None, &key.name).is_some(),
+            (IssuerKind::ClusterIssuer, None) => return Lookup::NotServed,
         };
         if !exists {
             return Lookup::Missing;
@@ -183,7 +184,7 @@ mod tests {
     #[test]
     fn an_issuer_is_missing_pending_or_known() {
         let known = ClusterIssuer::new("known", ClusterIssuerSpec::default());
-        let registry = Registry::new(Watch::of(Vec::new()), Watch::of(vec![known]));
+        let registry = Registry::new(Watch::of(Vec::new()), Some(Watch::of(vec![known])));
         let key = |name: &str| IssuerKey {
             kind: IssuerKind::ClusterIssuer,
             namespace: None,
@@ -205,6 +206,18 @@ mod tests {
             matches!(registry.lookup(&key("known")), Lookup::NotReady { reason, .. } if reason == reason::KEY_MISSING)
         );
         assert_eq!(changes.try_recv().unwrap(), key("known"));
+    }
+
+    #[test]
+    fn for_some_namespaces_there_are_no_cluster_issuers() {
+        let registry = Registry::new(Watch::of(Vec::new()), None);
+        let key = |kind, namespace: Option<&str>| IssuerKey {
+            kind,
+            namespace: namespace.map(str::to_owned),
+            name: "ca".to_owned(),
+        };
+        assert!(matches!(registry.lookup(&key(IssuerKind::ClusterIssuer, None)), Lookup::NotServed));
+        assert!(matches!(registry.lookup(&key(IssuerKind::Issuer, Some("web"))), Lookup::Missing));
     }
 
     #[test]
