@@ -19,8 +19,10 @@ use super::{
     serve::{Limits, serve},
 };
 
+/// Probes share this with everyone. Anyone who holds all connections and says nothing keeps them out, and the kubelet
+/// restarts what doesn't answer it: so there are many, and silence is short.
 const LIMITS: Limits =
-    Limits { connections: 32, connection_time: Duration::from_mins(1), header_time: Duration::from_secs(15) };
+    Limits { connections: 256, connection_time: Duration::from_mins(1), header_time: Duration::from_secs(5) };
 
 /// Whether the process can do its work. Clones are handles to the same state.
 #[derive(Clone, Debug, Default)]
@@ -29,12 +31,12 @@ pub struct Readiness {
 }
 
 impl Readiness {
-    /// True between [`Readiness::set`] and shutdown.
+    /// True once the caches are filled. It stays so while the process ends: it goes on with answering challenges.
     pub fn is_ready(&self) -> bool {
         self.ready.load(Ordering::Acquire)
     }
 
-    /// Says that the caches are filled (true) or that shutdown has begun (false).
+    /// Says whether the caches are filled.
     pub fn set(&self, ready: bool) {
         self.ready.store(ready, Ordering::Release);
     }
@@ -94,7 +96,7 @@ async fn readyz(State(readiness): State<Readiness>) -> impl IntoResponse {
     if readiness.is_ready() {
         (StatusCode::OK, "ok\n")
     } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "the caches are not filled yet, or the process is ending\n")
+        (StatusCode::SERVICE_UNAVAILABLE, "the caches are not filled yet: the log says what can't be read\n")
     }
 }
 
@@ -112,6 +114,10 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
     use axum::{body::Body, http::Request};
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpStream,
+    };
     use tower::ServiceExt;
 
     use super::*;
@@ -130,5 +136,30 @@ mod tests {
         readiness.set(true);
         assert_eq!(status(&router, "/readyz").await, StatusCode::OK);
         assert_eq!(status(&router, "/metrics").await, StatusCode::OK);
+    }
+
+    #[tokio::test]
+    async fn a_probe_is_answered_in_time_while_others_hold_connections_in_silence() {
+        let listener = listen("admin server", "127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let stop = CancellationToken::new();
+        let (metrics, readiness) = (Arc::new(Metrics::new().unwrap()), Readiness::default());
+        let server = tokio::spawn(run(listener, metrics, readiness, stop.clone()));
+        let mut silent = Vec::new();
+        for _ in 0..200 {
+            silent.push(TcpStream::connect(address).await.unwrap());
+        }
+        let mut probe = TcpStream::connect(address).await.unwrap();
+        probe.write_all(b"GET /healthz HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await.unwrap();
+        let mut answer = String::new();
+        // The chart lets probes wait for 5 s.
+        tokio::time::timeout(Duration::from_secs(1), probe.read_to_string(&mut answer))
+            .await
+            .unwrap()
+            .unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        drop(silent);
+        stop.cancel();
+        server.await.unwrap().unwrap();
     }
 }
