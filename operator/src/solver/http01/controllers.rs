@@ -43,6 +43,14 @@ pub fn of(controller: Option<&str>) -> &'static Controller {
     TABLE.iter().find(known).unwrap_or(&UNKNOWN)
 }
 
+/// The controller of a class that has no `IngressClass`: GKE's goes by the annotation `kubernetes.io/ingress.class`
+/// alone, and by no `spec.ingressClassName`. <https://cloud.google.com/kubernetes-engine/docs/troubleshooting/ingress>
+pub fn of_annotation(class: &str) -> Option<&'static str> {
+    matches!(class, "gce" | "gce-internal").then_some(GCE)
+}
+
+const GCE: &str = "k8s.io/ingress-gce";
+
 const UNKNOWN: Controller =
     Controller { controller: "", mode: Mode::Operator, foreign_host: Ok(()), plain: &[], redirected: None };
 
@@ -53,6 +61,8 @@ const PER_INGRESS: &str = "it makes a load balancer for each Ingress, so a route
 
 const TABLE: &[Controller] = &[
     // https://kubernetes.github.io/ingress-nginx/user-guide/nginx-configuration/annotations/
+    // Its webhook refuses our path, for the dot in it, in 1.12.0 to 1.12.5, 1.13.0 and 1.13.1, unless
+    // strict-validate-path-type is off.
     Controller {
         controller: "k8s.io/ingress-nginx",
         plain: &[
@@ -110,6 +120,14 @@ const TABLE: &[Controller] = &[
         foreign_host: Err(ONE_NAMESPACE),
         ..UNKNOWN
     },
+    // In its default mode, dedicated, it makes a load balancer for each Ingress. Nothing in the IngressClass tells it from
+    // shared, where an Ingress in Waxwing's namespace does: so responder: Operator isn't refused.
+    // https://docs.cilium.io/en/stable/network/servicemesh/ingress/
+    Controller {
+        controller: "cilium.io/ingress-controller",
+        mode: Mode::Pod { in_place: true, node_port: false },
+        ..UNKNOWN
+    },
     // By default both send traffic to ports of nodes.
     Controller {
         controller: "ingress.k8s.aws/alb",
@@ -117,8 +135,9 @@ const TABLE: &[Controller] = &[
         foreign_host: Err(PER_INGRESS),
         ..UNKNOWN
     },
+    // No IngressClass leads here: see `of_annotation`.
     Controller {
-        controller: "k8s.io/ingress-gce",
+        controller: GCE,
         mode: Mode::Pod { in_place: true, node_port: true },
         foreign_host: Err(PER_INGRESS),
         ..UNKNOWN
@@ -147,8 +166,20 @@ mod tests {
 
     #[test]
     fn a_pod_answers_exactly_where_waxwing_itself_cant() {
-        for known in TABLE {
+        for known in TABLE.iter().filter(|known| known.controller != "cilium.io/ingress-controller") {
             assert_eq!(known.mode == Mode::Operator, known.foreign_host.is_ok(), "{}", known.controller);
         }
+        // This one can in one of its modes.
+        let cilium = of(Some("cilium.io/ingress-controller"));
+        assert_eq!(cilium.mode, Mode::Pod { in_place: true, node_port: false });
+        assert!(cilium.foreign_host.is_ok());
+    }
+
+    #[test]
+    fn gke_is_known_by_the_annotation() {
+        for class in ["gce", "gce-internal"] {
+            assert_eq!(of(of_annotation(class)).mode, Mode::Pod { in_place: true, node_port: true });
+        }
+        assert_eq!(of_annotation("nginx"), None);
     }
 }

@@ -290,7 +290,9 @@ pub(super) fn class(classes: &[Arc<IngressClass>], name: Option<&str>) -> Class 
     };
     Class {
         name: name.map(str::to_owned).or_else(|| found.and_then(|class| class.metadata.name.clone())),
-        controller: found.and_then(|class| class.spec.as_ref()?.controller.clone()),
+        controller: found
+            .and_then(|class| class.spec.as_ref()?.controller.clone())
+            .or_else(|| name.and_then(controllers::of_annotation).map(str::to_owned)),
     }
 }
 
@@ -401,6 +403,7 @@ mod tests {
         assert_eq!(named(Some("nginx")), ("nginx".to_owned(), "k8s.io/ingress-nginx".to_owned()));
         assert_eq!(named(None), ("web".to_owned(), "traefik.io/x".to_owned()));
         assert_eq!(named(Some("none")), ("none".to_owned(), String::new()));
+        assert_eq!(named(Some("gce")), ("gce".to_owned(), "k8s.io/ingress-gce".to_owned()));
         assert_eq!(class(&[], None), Class { name: None, controller: None });
     }
 }
