@@ -6,7 +6,7 @@ apiVersion: rbac.authorization.k8s.io/v1
 kind: ClusterRole
 metadata: {name: waxwing-in-place}
 rules:
-- {apiGroups: [networking.k8s.io], resources: [ingresses], verbs: [patch]}
+- {apiGroups: [networking.k8s.io], resources: [ingresses], verbs: [get, patch]}
 - {apiGroups: [''], resources: [services], verbs: [list, create, patch, delete]}
 - {apiGroups: [discovery.k8s.io], resources: [endpointslices], verbs: [list, create, patch, delete]}
 ---
@@ -39,9 +39,9 @@ apiVersion: rbac.authorization.k8s.io/v1
 kind: ClusterRole
 metadata: {name: waxwing-pods}
 rules:
-- {apiGroups: [''], resources: [pods], verbs: [get, list, watch, create, patch, delete]}
+- {apiGroups: [''], resources: [pods], verbs: [list, watch, create, patch, delete]}
 - {apiGroups: [''], resources: [services], verbs: [list, create, patch, delete]}
-- {apiGroups: [networking.k8s.io], resources: [ingresses], verbs: [create, patch, delete]}
+- {apiGroups: [networking.k8s.io], resources: [ingresses], verbs: [get, create, patch, delete]}
 ---
 apiVersion: rbac.authorization.k8s.io/v1
 kind: ClusterRoleBinding
