@@ -188,7 +188,7 @@ mod tests {
             let wishes = RenewalWishes { issued: Some(issued), seed, ..RenewalWishes::default() };
             let at = |wishes| renewal_time(start, end, &wishes);
             assert_eq!(at(RenewalWishes { percentage: Some(99), ..wishes }), after(issued, DAY * 5));
-            let before = Some(DAY * 100 - SETTLED);
+            let before = Some((DAY * 100).saturating_sub(SETTLED));
             assert_eq!(at(RenewalWishes { renew_before: before, ..wishes }), after(issued, DAY * 5));
             assert_eq!(at(RenewalWishes { suggested: Some(past), ..wishes }), after(issued, SETTLED));
         }

@@ -445,8 +445,11 @@ pub struct CertificateAcmeStatus {
 #[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct IssuerPause {
-    /// Which issuer.
-    pub issuer_ref: IssuerRef,
+    /// Its name.
+    pub name: String,
+
+    /// Its kind.
+    pub kind: IssuerKind,
 
     /// When it may be asked again.
     pub until: Time,

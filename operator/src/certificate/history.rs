@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use waxwing_api::{Certificate, IssuerPause, IssuerRef, reason};
+use waxwing_api::{Certificate, IssuerPause, reason};
 
 use super::budget::whole;
 use super::decide::{Failures, is_to_be_waited_for};
@@ -26,9 +26,9 @@ pub fn pause(certificate: &Certificate, issuer: &IssuerKey, now: Timestamp) -> O
     if !failures(certificate, now).hold_back() {
         return None;
     }
-    let namespace = certificate.metadata.namespace.as_deref().unwrap_or_default();
     let pauses = &certificate.status.as_ref()?.acme.as_ref()?.paused_issuers;
-    let pause = pauses.iter().find(|one| IssuerKey::referred(&one.issuer_ref, namespace) == *issuer)?;
+    // An Issuer is of the Certificate's own namespace.
+    let pause = pauses.iter().find(|one| (one.kind, &one.name) == (issuer.kind, &issuer.name))?;
     is_to_be_waited_for(pause.until.0, now).then_some(pause.until.0)
 }
 
@@ -40,9 +40,7 @@ pub fn is_of_account(certificate: &Certificate, account_url: &str) -> bool {
 
 /// What [`pause`] reads.
 pub fn kept_pause((issuer, until): &(IssuerKey, Timestamp)) -> IssuerPause {
-    let issuer_ref =
-        IssuerRef { name: issuer.name.clone(), kind: issuer.kind, group: Some(waxwing_api::GROUP.into()) };
-    IssuerPause { issuer_ref, until: Time(whole(*until)) }
+    IssuerPause { name: issuer.name.clone(), kind: issuer.kind, until: Time(whole(*until)) }
 }
 
 fn attempted_this_spec(certificate: &Certificate) -> bool {

@@ -109,11 +109,13 @@ pub async fn connect(options: &ClientOptions) -> Result<(Client, Outages), Clien
 
 /// Runs one call within [`CALL_TIMEOUT`], when it has its turn. `what` says what is being done, to which object: "apply
 /// Secret web/shop-tls".
-pub async fn bounded<T>(
+pub fn bounded<T>(
     what: impl Into<String>,
-    call: impl Future<Output = kube::Result<T>>,
-) -> Result<T, CallError> {
-    in_turn(&TURNS, at_once(what, call)).await
+    call: impl Future<Output = kube::Result<T>> + Send,
+) -> impl Future<Output = Result<T, CallError>> + Send {
+    // kube's futures are large, and would be part of each future that awaits one.
+    let (what, call) = (what.into(), Box::pin(call));
+    in_turn(&TURNS, at_once(what, call))
 }
 
 /// The same for a call that may not wait for others: the lease's.
@@ -270,6 +272,7 @@ fn explain(error: &kube::Error) -> String {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+    use futures::FutureExt as _;
     use kube::core::Status;
 
     use super::*;
@@ -303,7 +306,7 @@ mod tests {
         let turns = Semaphore::new(2);
         let slow = || {
             let answer = tokio::time::sleep(CALL_TIMEOUT * 9 / 10);
-            in_turn(&turns, at_once("get Secret web/a", async { Ok(answer.await) }))
+            in_turn(&turns, at_once("get Secret web/a", answer.map(Ok)))
         };
         let answers = futures::future::join_all((0..6).map(|_| async { slow().await })).await;
         assert!(answers.iter().all(Result::is_ok), "{answers:?}");

@@ -157,7 +157,7 @@ impl Metrics {
         for told in self.certificate_ready.collect().iter().flat_map(MetricFamily::get_metric) {
             let label = |wanted: &str| {
                 let found = told.get_label().iter().find(|label| label.name() == wanted);
-                found.map(|label| label.value()).unwrap_or_default()
+                found.map_or("", |label| label.value())
             };
             let (namespace, name) = (label("namespace"), label("name"));
             if !lives(namespace, name) {
