@@ -7,6 +7,13 @@ use std::{
 
 use crate::{Error, process::Process};
 
+/// Tells what a test has counted or measured, also where it passes: the test harness keeps what is printed.
+pub fn tell(text: impl std::fmt::Display) {
+    use std::io::Write as _;
+    // Without anybody to read it, it is told to nobody.
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
 /// How often a condition is looked at.
 const POLL: Duration = Duration::from_millis(25);
 

@@ -149,7 +149,8 @@ impl Plan {
     fn verdict(self) {
         let failures = self.failures.into_inner().unwrap_or_else(PoisonError::into_inner);
         let killed = self.killed.into_inner();
-        println!("{killed} points of the crash test, {} survived", killed.saturating_sub(failures.len()));
+        let survived = killed.saturating_sub(failures.len());
+        e2e::probe::tell(format_args!("{killed} points of the crash test, {survived} survived"));
         let not_reached = self.not_reached.into_inner();
         if not_reached > 0 {
             println!(

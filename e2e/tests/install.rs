@@ -58,7 +58,8 @@ async fn a_release_issues_from_its_install_to_its_end() -> Result<(), Error> {
     run(&lab, &[&["upgrade"], &install[..]].concat(), &RELEASE)?;
     request(&lab, "first").await?;
     issued(&lab, "first").await?;
-    eprintln!("from helm install to the first certificate: {:.1} s", begun.elapsed().as_secs_f64());
+    let took = begun.elapsed().as_secs_f64();
+    probe::tell(format_args!("from helm install to the first certificate: {took:.1} s"));
 
     let ready = [
         "get",

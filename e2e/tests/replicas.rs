@@ -164,7 +164,7 @@ async fn a_rolling_restart_is_noticed_by_nobody() -> Result<(), Error> {
         fleet.terminate(old).await?;
         let leader = fleet.leader(None).await?;
         if led {
-            eprintln!("after SIGTERM, rolling-{leader} leads in {:?}", begun.elapsed());
+            probe::tell(format_args!("after SIGTERM, rolling-{leader} leads in {:?}", begun.elapsed()));
         }
     }
     for old in [0, 1, 2] {
@@ -283,11 +283,11 @@ async fn take_overs_with_the_default_times() -> Result<(), Error> {
     let begun = Instant::now();
     fleet.kill(first).await?;
     let second = fleet.leader(None).await?;
-    eprintln!("after SIGKILL, another replica leads in {:.1?}", begun.elapsed());
+    probe::tell(format_args!("after SIGKILL, another replica leads in {:.1?}", begun.elapsed()));
     let begun = Instant::now();
     fleet.terminate(second).await?;
     let third = fleet.leader(None).await?;
-    eprintln!("after SIGTERM, another replica leads in {:.3?}", begun.elapsed());
+    probe::tell(format_args!("after SIGTERM, another replica leads in {:.3?}", begun.elapsed()));
     assert_ne!(second, third);
     Ok(())
 }
