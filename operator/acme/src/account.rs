@@ -13,6 +13,7 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::signed::{Payload, Signed, binding, lacking, read};
 use crate::{Directory, Error, Http, Secret, Timing};
@@ -131,6 +132,8 @@ struct AccountInner {
     signed: Signed,
     url: String,
     timing: Timing,
+    /// Of issuances; without them there is no bound.
+    turns: Option<Arc<Semaphore>>,
 }
 
 #[derive(Deserialize)]
@@ -215,17 +218,26 @@ impl Account {
     /// The same account, whose issuances wait as `timing` says.
     #[must_use]
     pub fn with_timing(&self, timing: Timing) -> Self {
-        let AccountInner { signed, url, .. } = &*self.inner;
-        Self { inner: Arc::new(AccountInner { signed: signed.clone(), url: url.clone(), timing }) }
+        let AccountInner { signed, url, turns, .. } = &*self.inner;
+        let (signed, url, turns) = (signed.clone(), url.clone(), turns.clone());
+        Self { inner: Arc::new(AccountInner { signed, url, timing, turns }) }
     }
 
-    /// The same account, whose requests leave most of the turns at the CA to those of others: for names that have
-    /// failed, so that however many they are, those that do pass don't wait for them.
+    /// The same account, for names that have failed: however many they are, those that do pass don't wait for them.
+    /// Its requests leave most of the turns at the CA to others, and only as many issuances as there are `turns` are
+    /// worked on at once.
     #[must_use]
-    pub fn yielding(&self) -> Self {
-        let AccountInner { signed, url, timing } = &*self.inner;
+    pub fn yielding(&self, turns: &Arc<Semaphore>) -> Self {
+        let AccountInner { signed, url, timing, .. } = &*self.inner;
         let signed = Signed { http: signed.http.yielding(), ..signed.clone() };
-        Self { inner: Arc::new(AccountInner { signed, url: url.clone(), timing: *timing }) }
+        let turns = Some(Arc::clone(turns));
+        Self { inner: Arc::new(AccountInner { signed, url: url.clone(), timing: *timing, turns }) }
+    }
+
+    /// Waits for the turn of an issuance, where it has to.
+    pub(crate) async fn turn(&self) -> Option<SemaphorePermit<'_>> {
+        // One that is closed holds nobody back.
+        self.inner.turns.as_ref()?.acquire().await.ok()
     }
 
     pub(crate) fn timing(&self) -> Timing {
@@ -238,7 +250,7 @@ impl Account {
 
     fn with_url(signed: Signed, url: String) -> Self {
         let signed = Signed { account_url: Some(url.clone()), ..signed };
-        Self { inner: Arc::new(AccountInner { signed, url, timing: Timing::default() }) }
+        Self { inner: Arc::new(AccountInner { signed, url, timing: Timing::default(), turns: None }) }
     }
 }
 

@@ -30,6 +30,8 @@ pub async fn obtain(
     validate(request)?;
     let names = request.sorted_identifiers().iter().map(Identifier::to_string).collect::<Vec<_>>();
     let _flight = flights::join(account, request.profile.as_deref(), &names, progress).await;
+    // Who waits for others of the same names needs no turn yet.
+    let _turn = account.turn().await;
     let mut issuance = Issuance { account, request, journal, solvers, progress, evidence: Vec::new() };
     let mut open = match issuance.resume().await? {
         Some(open) => open,

@@ -280,7 +280,7 @@ impl Line<'_> {
     /// The issuer's account, as it is used for this Certificate: names that have failed come after those that haven't.
     fn account(&self, issuer: &ReadyIssuer) -> Account {
         let failed = history::failures(&self.certificate, Timestamp::now()).exist();
-        if failed { issuer.account.yielding() } else { issuer.account.clone() }
+        if failed { issuer.account.yielding(&self.context.retries) } else { issuer.account.clone() }
     }
 
     async fn tell_steps(

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Client, ResourceExt};
 use thiserror::Error;
+use tokio::sync::Semaphore;
 use waxwing_acme::limits::Settled;
 use waxwing_acme::{Issued, Journal, Leaf, ObtainError};
 use waxwing_api::{Certificate, labels, reason};
@@ -62,6 +63,8 @@ pub struct Context {
     pub revocations: RevocationWatch,
     /// What CAs allow.
     pub budget: Budget,
+    /// Turns of those that failed last time: [`RETRIES`] at once.
+    pub retries: Arc<Semaphore>,
 }
 
 /// When to look at the Certificate again if nothing happens until then, and what has been seen of it.
@@ -146,6 +149,9 @@ pub async fn issue(context: &Context, certificate: Arc<Certificate>) -> Result<R
     line.set_back(&wanted, &stored, &journal, setbacks, now).await
 }
 
+/// So many attempts after failed ones are made at once: a thousand names that never pass leave processor, CA and API
+/// server to those that do.
+pub const RETRIES: usize = 100;
 /// How long a step lasts before it is worth a write.
 pub(super) const WORTH_TELLING: Duration = Duration::from_secs(1);
 

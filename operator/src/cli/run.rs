@@ -13,7 +13,7 @@ use std::{
 use clap::Args;
 use kube::Client;
 use thiserror::Error;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use waxwing_acme::{RevocationConfig, Revocations, SelfCheck, SelfCheckConfig};
 use waxwing_api::{GoDuration, ParseDurationError};
 
@@ -450,6 +450,7 @@ impl Leading {
                 advisor: Advisor::default(),
                 revocations: RevocationWatch::new(self.revocations.clone()),
                 budget: Budget::new(watches, Arc::clone(metrics)),
+                retries: Arc::new(Semaphore::new(certificate::issue::RETRIES)),
             },
             stop.clone(),
         );
