@@ -106,7 +106,8 @@ pub fn hosts_of(secret: &Secret) -> BTreeSet<String> {
 
 #[derive(Debug, Default)]
 struct Index {
-    /// By host, then by age: should two accounts ever have an order open, the older one answers.
+    /// By host, then by age. Where two accounts have an order open the newer one answers: only one account at a time is
+    /// worked for (`HostGate`), and the older order is one that waits for its CA.
     hosts: HashMap<String, BTreeMap<Age, String>>,
     /// What each Secret put there.
     secrets: HashMap<String, (Timestamp, BTreeSet<String>)>,
@@ -147,7 +148,7 @@ impl Index {
     }
 
     fn thumbprint(&self, host: &str) -> Option<&str> {
-        Some(self.hosts.get(host)?.first_key_value()?.1)
+        Some(self.hosts.get(host)?.last_key_value()?.1)
     }
 }
 
@@ -186,16 +187,16 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn the_older_order_answers_and_its_end_leaves_the_other() {
+    fn the_newer_order_answers_and_its_end_leaves_the_other() {
         let mut index = Index::default();
         index.apply(&order("b", 20, "second", "a.example\n"));
         index.apply(&order("a", 10, "first", "A.example.\nb.example"));
-        assert_eq!(index.thumbprint("a.example"), Some("first"));
-        assert_eq!(index.thumbprint("b.example"), Some("first"));
-        index.remove(&order("a", 10, "", ""));
         assert_eq!(index.thumbprint("a.example"), Some("second"));
-        assert_eq!(index.thumbprint("b.example"), None);
+        assert_eq!(index.thumbprint("b.example"), Some("first"));
         index.remove(&order("b", 20, "", ""));
+        assert_eq!(index.thumbprint("a.example"), Some("first"));
+        index.remove(&order("a", 10, "", ""));
+        assert_eq!(index.thumbprint("b.example"), None);
         assert!(index.hosts.is_empty() && index.secrets.is_empty());
     }
 
