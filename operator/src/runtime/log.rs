@@ -49,12 +49,15 @@ pub fn init(format: Option<Format>, level: &str) -> Result<(), LogError> {
     done.map_err(LogError::Twice)
 }
 
-/// A plain level is about our own crates.
+/// A plain level is about our own crates. What kube's watcher warns of at each try we say ourselves, once.
 fn directives(level: &str) -> String {
     match level {
-        "error" | "warn" => level.to_owned(),
+        "error" => level.to_owned(),
+        "warn" => "warn,kube_runtime::watcher=error".to_owned(),
         "info" | "debug" | "trace" => {
-            format!("warn,waxwing={level},waxwing_acme={level},waxwing_api={level}")
+            format!(
+                "warn,kube_runtime::watcher=error,waxwing={level},waxwing_acme={level},waxwing_api={level}"
+            )
         }
         other => other.to_owned(),
     }
@@ -68,7 +71,8 @@ mod tests {
 
     #[test]
     fn a_plain_level_leaves_libraries_quiet() {
-        assert_eq!(directives("debug"), "warn,waxwing=debug,waxwing_acme=debug,waxwing_api=debug");
+        let ours = "waxwing=debug,waxwing_acme=debug,waxwing_api=debug";
+        assert_eq!(directives("debug"), format!("warn,kube_runtime::watcher=error,{ours}"));
         assert_eq!(directives("info,kube_runtime=debug"), "info,kube_runtime=debug");
     }
 
