@@ -94,7 +94,6 @@ mod tests {
 
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let how = SelfCheckConfig { deadline: Duration::from_millis(200), ..how };
         let given = Given::new(&["127.0.0.1"], "thumb").unwrap();
         tokio::spawn(responder::run_given(listener, given, stop.clone()));
         let refused = ask(&address, how.clone()).await.unwrap_err().to_string();
