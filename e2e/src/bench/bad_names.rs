@@ -23,6 +23,8 @@ use crate::{
 
 /// All names that never pass have failed in this time.
 const FAILED: Duration = Duration::from_mins(10);
+/// How often it is looked whether they have.
+const LOOK: Duration = Duration::from_secs(2);
 /// Requests at once to the lab's name server, and to the API server.
 const AT_ONCE: usize = 16;
 
@@ -97,6 +99,8 @@ fn row(lane: &str, timed: &Timed, options: &Options) -> Row {
 async fn failed(lab: &Lab, namespace: &str, count: usize) -> Result<(), Error> {
     let api: Api<Certificate> = Api::namespaced(lab.client(User::Admin)?, namespace);
     probe::until("failures of the names that never pass", FAILED, || async {
+        // A look reads all of them: more often it would be the load that is measured.
+        tokio::time::sleep(LOOK).await;
         let all = api.list(&ListParams::default()).await.map_err(|error| error.to_string())?;
         let failures =
             |one: &Certificate| one.status.as_ref().and_then(|status| status.failed_issuance_attempts);
