@@ -26,14 +26,23 @@ pub fn requested(certificate: &Certificate) -> Result<Option<Timestamp>, String>
     ))
 }
 
-/// When the stored leaf was issued, as far as the status knows. What it doesn't know yet was stored just now: by a
-/// process that ended before it could report.
+/// When the stored leaf was issued, as far as the status knows.
 pub fn last_issuance(status: Option<&CertificateStatus>, leaf: &Leaf, now: Timestamp) -> Timestamp {
     match status.filter(|status| status.serial_number.as_ref() == Some(&leaf.serial)) {
         Some(status) => status.last_issuance_time.as_ref().map_or(leaf.not_before, |time| time.0),
-        None => now,
+        None => unreported_issuance(leaf, now),
     }
 }
+
+/// When a leaf was issued that no status knows: just now, by a process that ended before it could report; or when it
+/// says, if somebody else has stored it.
+pub fn unreported_issuance(leaf: &Leaf, now: Timestamp) -> Timestamp {
+    let age = Duration::try_from(now.duration_since(leaf.not_before)).unwrap_or_default();
+    if age < BACKDATED { now } else { leaf.not_before }
+}
+
+/// CAs date what they issue back by an hour, so that clocks that are slow take it.
+const BACKDATED: Duration = Duration::from_hours(2);
 
 /// Whether a renewal was asked for since the last attempt failed: back-off is about those before.
 pub fn asked_since_failure(certificate: &Certificate, now: Timestamp) -> bool {
@@ -126,6 +135,8 @@ mod tests {
         status.last_issuance_time = None;
         assert_eq!(last_issuance(Some(&status), &leaf, NOW), leaf.not_before, "a status of an older version");
         assert_eq!(last_issuance(None, &leaf, NOW), NOW);
+        let old = Leaf { not_before: at(-80 * 86_400).0, ..leaf };
+        assert_eq!(last_issuance(None, &old, NOW), old.not_before, "somebody else has stored it");
     }
 
     #[test]

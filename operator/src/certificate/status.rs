@@ -20,6 +20,7 @@ use super::decide::Fault;
 use super::history::{failures, kept_pause};
 use super::limits_used;
 use super::renewal::{Due, Remark};
+use super::renewal_request::unreported_issuance;
 use super::target_secret::IssuedBy;
 use crate::issuer::IssuerKey;
 
@@ -149,6 +150,7 @@ pub fn report(certificate: &Certificate, held: &Held<'_>, outcome: &Outcome, now
         Outcome::Working(step) => Some((true, reason::IN_PROGRESS, sentence(step))),
         Outcome::Issued { order_url, account_url, passed_over, used } => {
             forget_failures(&mut status);
+            status.last_issuance_time = Some(Time(seconds(now)));
             let acme = status.acme.get_or_insert_default();
             acme.order_url = Some(order_url.clone());
             acme.account_url = Some(account_url.clone());
@@ -260,7 +262,7 @@ fn describe_held(
     if held.fault.is_some() || before.serial_number.as_ref() == Some(&leaf.serial) {
         return None;
     }
-    status.last_issuance_time = Some(Time(seconds(now)));
+    status.last_issuance_time = Some(Time(seconds(unreported_issuance(leaf, now))));
     status.revision = Some(before.revision.unwrap_or_default().max(0).saturating_add(1));
     let by = held.issued_by.map(|by| format!(" from {} {}", by.kind, by.name)).unwrap_or_default();
     Some(Notice {
