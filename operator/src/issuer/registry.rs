@@ -20,7 +20,9 @@ use crate::runtime::watch::Watch;
 
 /// Changes that a reader may lag behind; one that does is told so and must look at all issuers.
 const BUFFER: usize = 256;
-/// An account is registered again once in this time.
+/// An account is registered again so often in [`AGAIN`].
+const LOSSES: usize = 5;
+/// See [`LOSSES`].
 const AGAIN: Duration = Duration::from_mins(10);
 
 /// The issuers. Clones are handles to the same.
@@ -37,8 +39,8 @@ struct Shared {
     cluster_issuers: Option<Watch<ClusterIssuer>>,
     entries: RwLock<HashMap<IssuerKey, Entry>>,
     issuers: Watch<Issuer>,
-    /// When each account was last registered again because the CA had lost it.
-    losses: Mutex<HashMap<IssuerKey, Timestamp>>,
+    /// When each account was registered again because the CA had lost it: the last times.
+    losses: Mutex<HashMap<IssuerKey, Vec<Timestamp>>>,
     lost: broadcast::Sender<IssuerKey>,
 }
 
@@ -112,8 +114,8 @@ impl Registry {
     /// Says that the CA doesn't know this issuer's account any more: it is registered again, with the
     /// same key. Whoever tells it again of the same account changes nothing.
     ///
-    /// False if that was done [moments](AGAIN) ago already: a CA that knows no account which it has just registered is
-    /// not to be asked for one after the other.
+    /// False if that was done [again and again](LOSSES) already: a CA that never knows the account which it has just
+    /// registered is not to be asked for one after the other.
     pub fn account_lost(&self, issuer: &Arc<ReadyIssuer>, now: Timestamp) -> bool {
         let mut entries = self.shared.entries.write().unwrap_or_else(PoisonError::into_inner);
         let Some(entry) = entries.get_mut(&issuer.key) else { return true };
@@ -122,10 +124,12 @@ impl Registry {
             return true;
         }
         let mut losses = self.shared.losses.lock().unwrap_or_else(PoisonError::into_inner);
-        if losses.get(&issuer.key).is_some_and(|last| after(*last, AGAIN) > now) {
+        let times = losses.entry(issuer.key.clone()).or_default();
+        times.retain(|time| after(*time, AGAIN) > now);
+        if times.len() >= LOSSES {
             return false;
         }
-        losses.insert(issuer.key.clone(), now);
+        times.push(now);
         entry.lost = true;
         // No receiver means that the controller is ending.
         let _ = self.shared.lost.send(issuer.key.clone());
