@@ -388,8 +388,8 @@ async fn a_window_in_the_past_and_a_revocation_renew() -> Result<(), Error> {
     assert!(t.ca.revoke(&revoked));
     t.ca.release_orders();
 
-    t.s.told("Certificate", "past", "Normal", reason::RENEWAL_SUGGESTED, "https://ca.example/incident")
-        .await?;
+    let why = "The CA suggests when to renew, and says why: https://ca.example/incident";
+    t.s.told("Certificate", "past", "Normal", reason::RENEWAL_SUGGESTED, why).await?;
     for name in ["past", "revoked"] {
         let status = t.renewed(name).await?;
         assert_eq!(status.failed_issuance_attempts, None);
