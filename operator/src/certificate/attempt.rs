@@ -11,8 +11,7 @@ use waxwing_acme::{Account, Issued, Journal, JournalError, Leaf, Progress, Reque
 use waxwing_api::RehearseWhen;
 
 use super::admit::{self, Facts, Refusal};
-use super::budget;
-use super::budget::Cost;
+use super::budget::{self, Cost};
 use super::candidates::{candidates, fallbacks_from, is_about_this_ca};
 use super::claims::claims;
 use super::decide;

@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use waxwing_api::{Certificate, labels, reason};
 
+use super::history::is_stopped_by;
 use super::issue::Context;
 use super::order_secret;
 use super::tasks::CertificateTasks;
@@ -109,7 +110,7 @@ fn disturbances(
             if is_route {
                 Vec::new()
             } else {
-                having(&store, |certificate| stopped_by(certificate, reason::NAME_OWNED_ELSEWHERE))
+                having(&store, |certificate| is_stopped_by(certificate, reason::NAME_OWNED_ELSEWHERE))
             }
         })
     };
@@ -117,7 +118,7 @@ fn disturbances(
         let store = store.clone();
         let changes = watches.gateway_api.changes();
         changes.map(move |()| {
-            having(&store, |certificate| stopped_by(certificate, reason::NAME_OWNED_ELSEWHERE))
+            having(&store, |certificate| is_stopped_by(certificate, reason::NAME_OWNED_ELSEWHERE))
         })
     };
     // Another Certificate of the same Secret has gone.
@@ -153,7 +154,7 @@ fn disturbances(
                         certificate.metadata.uid.as_deref() == Some(uid.as_str())
                     }),
                     Err(RecvError::Lagged(_)) => {
-                        having(&store, |certificate| stopped_by(certificate, reason::RATE_LIMITED))
+                        having(&store, |certificate| is_stopped_by(certificate, reason::RATE_LIMITED))
                     }
                     Err(RecvError::Closed) => return None,
                 };
@@ -294,12 +295,4 @@ fn names_issuer(certificate: &Certificate, key: &IssuerKey) -> bool {
     let spec = &certificate.spec;
     let named = [&spec.issuer_ref].into_iter().chain(&spec.fallback_issuer_refs);
     named.into_iter().any(|reference| IssuerKey::referred(reference, &namespace) == *key)
-}
-
-fn stopped_by(certificate: &Certificate, why: &str) -> bool {
-    certificate
-        .status
-        .iter()
-        .flat_map(|status| &status.conditions)
-        .any(|condition| condition.type_ == reason::ISSUING && condition.reason == why)
 }

@@ -21,6 +21,12 @@ pub fn failures(certificate: &Certificate, now: Timestamp) -> Failures {
     }
 }
 
+/// Whether the condition Issuing says that it was stopped for this reason.
+pub fn is_stopped_by(certificate: &Certificate, why: &str) -> bool {
+    let issuing = certificate.status.as_ref().and_then(|status| find(&status.conditions, reason::ISSUING));
+    issuing.is_some_and(|issuing| issuing.reason == why)
+}
+
 /// Until when an issuer isn't asked again, as the status remembers it.
 pub fn pause(certificate: &Certificate, issuer: &IssuerKey, now: Timestamp) -> Option<Timestamp> {
     if !failures(certificate, now).hold_back() {

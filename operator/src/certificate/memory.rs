@@ -105,7 +105,7 @@ pub fn read(caches: &Caches, now: Timestamp) -> Memory {
     for certificate in caches.certificates.store().state() {
         let Some(issuer) = issuer_of(&certificate, &certificate.spec.issuer_ref, &known) else { continue };
         let by = applicant(&certificate, issuer, now);
-        if waits(&certificate) {
+        if history::is_stopped_by(&certificate, reason::RATE_LIMITED) {
             memory.waiting.push((issuer.limits.clone(), by.clone()));
         }
         for used in limits_used::in_certificate(certificate.status.as_ref()) {
@@ -152,12 +152,6 @@ fn issuer_of<'k>(
     known: &'k HashMap<IssuerKey, Known>,
 ) -> Option<&'k Known> {
     known.get(&IssuerKey::referred(reference, &certificate.namespace().unwrap_or_default()))
-}
-
-/// Whether a Certificate waits for a limit.
-fn waits(certificate: &Certificate) -> bool {
-    let conditions = certificate.status.iter().flat_map(|status| &status.conditions);
-    conditions.into_iter().any(|one| one.type_ == reason::ISSUING && one.reason == reason::RATE_LIMITED)
 }
 
 /// What the CA refused last, if that isn't over. A time that is too far away was not written by us.
