@@ -7,12 +7,15 @@
 mod helm;
 #[path = "chart/renders.rs"]
 mod renders;
+#[path = "chart/schemas.rs"]
+mod schemas;
 
 use std::{collections::BTreeMap, env, fs, path::Path, process::Command};
 
 use e2e::{Error, lab::OperatorOptions, paths};
 use helm::{chart, printed, said};
-use renders::{objects, render, sets, values_of};
+use renders::{objects, render, render_set, sets, values_of};
+use schemas::kubeconform;
 use serde_json::{Value, json};
 
 /// What a plain manifest starts with: Helm makes a namespace by a flag instead.
@@ -44,15 +47,53 @@ fn lint_finds_nothing() -> Result<(), Error> {
 }
 
 #[test]
+fn kubeconform_finds_nothing() -> Result<(), Error> {
+    let mut manifests = vec![("defaults".to_owned(), printed(&render("waxwing", "waxwing-system", &[])?))];
+    for set in sets() {
+        let rendered = printed(&render_set(&set)?);
+        manifests.push((set, rendered));
+    }
+    manifests.extend(plain_manifests()?.map(|(file, yaml)| (file.to_owned(), yaml)));
+    for (name, yaml) in manifests {
+        let wanted = json!({
+            "resources": [],
+            "summary": {"valid": objects(&yaml).len(), "invalid": 0, "errors": 0, "skipped": 0},
+        });
+        assert_eq!(kubeconform(&yaml)?, wanted, "{name}");
+    }
+    Ok(())
+}
+
+#[test]
+fn kubeconform_finds_mistakes() -> Result<(), Error> {
+    let rendered = objects(&printed(&render_set("everything")?));
+    for (kind, place, field, value) in [
+        ("Deployment", "/spec/template/spec/containers/0", "imagePulPolicy", json!("Always")),
+        ("Deployment", "/spec", "replicas", json!("two")),
+        ("ServiceMonitor", "/spec/endpoints/0", "intervall", json!("30s")),
+        ("ServiceMonitor", "/metadata", "label", json!({})),
+        ("PodMonitor", "/spec/podMetricsEndpoints/0", "scheme", json!("gopher")),
+        ("ClusterIssuer", "/spec/acme", "servers", json!([])),
+    ] {
+        let mut object = rendered.iter().find(|object| object["kind"] == kind).unwrap().clone();
+        assert_eq!(kubeconform(&object.to_string())?["summary"]["valid"], 1, "{kind}");
+        object.pointer_mut(place).unwrap()[field] = value;
+        let answer = kubeconform(&object.to_string())?;
+        assert_eq!(answer["summary"]["invalid"], 1, "{kind} with another {field}");
+        let message = answer["resources"][0]["msg"].as_str().unwrap();
+        assert!(message.contains(field), "{field}: {message}");
+    }
+    let unknown =
+        json!({"apiVersion": "waxwing.dev/v1", "kind": "ClusterIssue", "metadata": {"name": "typo"}});
+    assert_eq!(kubeconform(&unknown.to_string())?["summary"]["errors"], 1);
+    Ok(())
+}
+
+#[test]
 fn plain_manifests_are_what_the_chart_renders() -> Result<(), Error> {
-    let all = render("waxwing", "waxwing-system", &["--set", "crds.install=false", "--skip-tests"])?;
-    current(
-        &paths::workspace().join("deploy/waxwing.yaml"),
-        &format!("{NAMESPACE}{}", plain(&printed(&all))),
-    );
-    let rights = ["--show-only", "templates/rbac/roles.yaml"];
-    let rights = plain(&printed(&render("waxwing", "waxwing-system", &rights)?));
-    current(&paths::workspace().join("deploy/rbac.yaml"), &format!("{RIGHTS}{rights}"));
+    for (file, wanted) in plain_manifests()? {
+        current(&paths::workspace().join(file), &wanted);
+    }
     Ok(())
 }
 
@@ -69,10 +110,8 @@ fn everything_has_one_version() -> Result<(), Error> {
 #[test]
 fn sets_of_values_render_as_before() -> Result<(), Error> {
     for set in sets() {
-        let values = values_of(&set);
-        let arguments = ["--values", &values, "--api-versions", "waxwing.dev/v1/ClusterIssuer"];
-        let rendered = printed(&render("waxwing", "waxwing-system", &arguments)?);
-        current(&Path::new(&values).with_file_name("render.yaml"), &rendered);
+        let rendered = printed(&render_set(&set)?);
+        current(&Path::new(&values_of(&set)).with_file_name("render.yaml"), &rendered);
     }
     Ok(())
 }
@@ -174,6 +213,16 @@ fn values_and_their_schema_say_the_same() -> Result<(), Error> {
     compare("", &values, &schema, &mut described);
     assert_eq!(comments(&text), described);
     Ok(())
+}
+
+/// The files in `deploy/` that are made from the chart, and what belongs into them.
+fn plain_manifests() -> Result<[(&'static str, String); 2], Error> {
+    let all = render("waxwing", "waxwing-system", &["--set", "crds.install=false", "--skip-tests"])?;
+    let rights = render("waxwing", "waxwing-system", &["--show-only", "templates/rbac/roles.yaml"])?;
+    Ok([
+        ("deploy/waxwing.yaml", format!("{NAMESPACE}{}", plain(&printed(&all)))),
+        ("deploy/rbac.yaml", format!("{RIGHTS}{}", plain(&printed(&rights)))),
+    ])
 }
 
 /// Fails when `file` isn't `wanted`; writes it instead when told to.

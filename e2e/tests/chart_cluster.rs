@@ -9,18 +9,19 @@ mod helm;
 #[path = "chart/renders.rs"]
 mod renders;
 
-use std::{process::Output, time::Duration};
+use std::{fs, process::Output, time::Duration};
 
 use cluster::{kubectl, run};
 use e2e::{
     Error,
     lab::{Lab, Operator, OperatorOptions, Parts, PebbleOptions, Traefik, TraefikOptions, User},
+    parts::Part,
     probe,
     sandbox::NODE_ADDRESS,
 };
 use helm::{printed, said};
 use k8s_openapi::ByteString;
-use renders::{objects, render, sets, values_of};
+use renders::{objects, render, render_set, sets};
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, OnceCell};
 
@@ -41,15 +42,13 @@ async fn lab() -> Result<&'static Lab, Error> {
 #[tokio::test]
 async fn the_api_server_takes_every_set_of_values() -> Result<(), Error> {
     let lab = lab().await?;
+    define_monitors(lab).await?;
     let mut renders = vec![render("waxwing", "waxwing-system", &[])?];
     for set in sets() {
-        let arguments = ["--values", &values_of(&set), "--api-versions", "waxwing.dev/v1/ClusterIssuer"];
-        renders.push(render("waxwing", "waxwing-system", &arguments)?);
+        renders.push(render_set(&set)?);
     }
     for rendered in renders {
-        let mut objects = objects(&printed(&rendered));
-        // The lab has no Prometheus Operator.
-        objects.retain(|object| object["apiVersion"] != "monitoring.coreos.com/v1");
+        let objects = objects(&printed(&rendered));
         for object in &objects {
             let namespace = json!({
                 "apiVersion": "v1",
@@ -237,6 +236,22 @@ async fn the_rights_in_some_namespaces_suffice() -> Result<(), Error> {
     lab.apply("some", "{apiVersion: v1, kind: Namespace, metadata: {name: unused}}").await?;
     let namespaced = "crds.install=false,rbac.aggregateToUserRoles=false,admissionPolicy.create=false";
     issue(lab, "some", &format!("{namespaced},watch.namespaces={{unused,some-tenant}}"), "Issuer").await
+}
+
+/// Makes the cluster know what the Prometheus Operator reads.
+async fn define_monitors(lab: &Lab) -> Result<(), Error> {
+    let definitions = Part::PrometheusOperator.directory()?.join("crds");
+    let failed = || format!("listing {}", definitions.display());
+    for file in fs::read_dir(&definitions).map_err(Error::io(failed))? {
+        let file = file.map_err(Error::io(failed))?.path();
+        lab.apply("default", &e2e::paths::read(&file)?).await?;
+    }
+    probe::until("ServiceMonitors and PodMonitors", Duration::from_secs(20), || async {
+        let monitors = "servicemonitors.monitoring.coreos.com,podmonitors.monitoring.coreos.com";
+        let answer = kubectl(lab, &["get", monitors], &Value::Null);
+        if answer.status.success() { Ok(()) } else { Err(said(&answer)) }
+    })
+    .await
 }
 
 /// Processes of Waxwing in the lab listen on the same ports, so they take turns.

@@ -9,7 +9,9 @@ use std::{
     time::Duration,
 };
 
-use super::{GATEWAY_API, HELM, KUBERNETES, PEBBLE, Part, Progress, STEP_CA, TRAEFIK};
+use super::{
+    GATEWAY_API, HELM, KUBECONFORM, KUBERNETES, PEBBLE, PROMETHEUS_OPERATOR, Part, Progress, STEP_CA, TRAEFIK,
+};
 use crate::{Error, paths};
 
 /// How often a running build is looked at.
@@ -24,10 +26,12 @@ const TRAEFIK_WHEELS: [&str; 2] = [
 /// Everything about a build that isn't in its sources: a change makes a new directory.
 pub(super) fn recipe(part: Part) -> String {
     match part {
-        Part::GatewayApi => gateway_api_module(),
+        Part::GatewayApi => gateway_api_definitions().recipe(),
         Part::Helm => helm_module(),
+        Part::Kubeconform => format!("{} {}", kubeconform_module(), openapi_documents().recipe()),
         Part::Kubernetes => kubernetes_flags().join(" "),
         Part::Pebble => pebble_module(),
+        Part::PrometheusOperator => monitor_definitions().recipe(),
         Part::StepCa => step_ca_module(),
         Part::Traefik => traefik_requirement(),
     }
@@ -40,7 +44,13 @@ pub(super) fn sources(part: Part) -> Vec<PathBuf> {
             let cluster = paths::workspace().join("e2e/cluster");
             ["main.go", "go.mod", "go.sum"].map(|file| cluster.join(file)).to_vec()
         }
-        Part::GatewayApi | Part::Helm | Part::Pebble | Part::StepCa | Part::Traefik => Vec::new(),
+        Part::GatewayApi
+        | Part::Helm
+        | Part::Kubeconform
+        | Part::Pebble
+        | Part::PrometheusOperator
+        | Part::StepCa
+        | Part::Traefik => Vec::new(),
     }
 }
 
@@ -62,17 +72,14 @@ pub(super) fn build(
             symlink("cluster", into.join("kubectl")).map_err(Error::io(|| "linking kubectl"))?;
             Ok("built")
         }
-        Part::GatewayApi => {
-            progress.doing("fetching");
-            let mut go = go()?;
-            // Outside of any module of ours.
-            go.current_dir(into).args(["mod", "download", "-json", &gateway_api_module()]);
-            run(&part.title(), go, log, progress)?;
-            copy_definitions(log, &into.join("crds"))?;
-            Ok("fetched")
-        }
+        Part::GatewayApi => take(part, &gateway_api_definitions(), &into.join("crds"), log, progress),
         Part::Helm => go_install(part, &helm_module(), into, log, progress),
+        Part::Kubeconform => {
+            take(part, &openapi_documents(), &into.join("openapi"), log, progress)?;
+            go_install(part, &kubeconform_module(), into, log, progress)
+        }
         Part::Pebble => go_install(part, &pebble_module(), into, log, progress),
+        Part::PrometheusOperator => take(part, &monitor_definitions(), &into.join("crds"), log, progress),
         Part::StepCa => go_install(part, &step_ca_module(), into, log, progress),
         Part::Traefik => {
             progress.doing("fetching");
@@ -99,26 +106,76 @@ fn kubernetes_flags() -> [String; 3] {
     ["-trimpath".to_owned(), "-ldflags".to_owned(), version]
 }
 
-fn gateway_api_module() -> String {
-    format!("sigs.k8s.io/gateway-api@v{GATEWAY_API}")
+/// Files of a Go module: those in a folder whose names end in one of some ways.
+struct Files {
+    module: String,
+    folder: &'static str,
+    endings: &'static [&'static str],
 }
 
-/// Copies the definitions of the standard channel out of a module that Go said it has downloaded.
-fn copy_definitions(said: &Path, into: &Path) -> Result<(), Error> {
-    let failed = || "taking the definitions out of their module";
-    let answer: serde_json::Value =
-        serde_json::from_str(&paths::read(said)?).map_err(Error::invalid(failed))?;
-    let module = answer["Dir"].as_str().unwrap_or_default();
-    paths::create(into)?;
-    for entry in fs::read_dir(Path::new(module).join("config/crd/standard")).map_err(Error::io(failed))? {
-        let entry = entry.map_err(Error::io(failed))?;
-        paths::write(&into.join(entry.file_name()), paths::read(&entry.path())?)?;
+impl Files {
+    fn recipe(&self) -> String {
+        format!("{} {} {}", self.module, self.folder, self.endings.join(" "))
     }
-    Ok(())
+}
+
+/// The standard channel of the Gateway API.
+fn gateway_api_definitions() -> Files {
+    let module = format!("sigs.k8s.io/gateway-api@v{GATEWAY_API}");
+    Files { module, folder: "config/crd/standard", endings: &[".yaml"] }
+}
+
+/// What Kubernetes says about its own kinds: a document for each group and version.
+fn openapi_documents() -> Files {
+    let module = format!("k8s.io/kubernetes@v{KUBERNETES}");
+    Files { module, folder: "api/openapi-spec/v3", endings: &["_openapi.json"] }
+}
+
+/// The kinds of the Prometheus Operator that the chart renders.
+fn monitor_definitions() -> Files {
+    Files {
+        module: format!("github.com/prometheus-operator/prometheus-operator@v{PROMETHEUS_OPERATOR}"),
+        folder: "example/prometheus-operator-crd",
+        endings: &["_podmonitors.yaml", "_servicemonitors.yaml"],
+    }
+}
+
+/// Copies files out of a module, which Go downloads unless it has it.
+fn take(
+    part: Part,
+    files: &Files,
+    into: &Path,
+    log: &Path,
+    progress: &mut Progress,
+) -> Result<&'static str, Error> {
+    progress.doing("fetching");
+    paths::create(into)?;
+    let mut go = go()?;
+    // Outside of any module of ours.
+    go.current_dir(into).args(["mod", "download", "-json", &files.module]);
+    run(&part.title(), go, log, progress)?;
+    let failed = || format!("taking {} out of {}", files.folder, files.module);
+    let said = paths::read(log)?;
+    // An older Go first says that it switches to a newer one.
+    let answer = said.find('{').and_then(|start| said.get(start..)).unwrap_or_default();
+    let answer: serde_json::Value = serde_json::from_str(answer).map_err(Error::invalid(failed))?;
+    let folder = Path::new(answer["Dir"].as_str().unwrap_or_default()).join(files.folder);
+    for entry in fs::read_dir(folder).map_err(Error::io(failed))? {
+        let entry = entry.map_err(Error::io(failed))?;
+        let name = entry.file_name();
+        if files.endings.iter().any(|ending| name.to_string_lossy().ends_with(ending)) {
+            paths::write(&into.join(name), paths::read(&entry.path())?)?;
+        }
+    }
+    Ok("fetched")
 }
 
 fn helm_module() -> String {
     format!("helm.sh/helm/v3/cmd/helm@v{HELM}")
+}
+
+fn kubeconform_module() -> String {
+    format!("github.com/yannh/kubeconform/cmd/kubeconform@v{KUBECONFORM}")
 }
 
 fn pebble_module() -> String {

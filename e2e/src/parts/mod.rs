@@ -21,10 +21,14 @@ use crate::{Error, paths};
 pub const GATEWAY_API: &str = "1.6.3";
 /// The release of Helm.
 pub const HELM: &str = "3.22.0";
+/// The release of kubeconform.
+pub const KUBECONFORM: &str = "0.8.0";
 /// The release of Kubernetes that `cluster/go.mod` names.
 pub const KUBERNETES: &str = "1.36.3";
 /// The release of Pebble.
 pub const PEBBLE: &str = "2.10.1";
+/// The release of the Prometheus Operator.
+pub const PROMETHEUS_OPERATOR: &str = "0.94.0";
 /// The release of step-ca.
 pub const STEP_CA: &str = "0.30.2";
 /// The release of Traefik.
@@ -37,10 +41,14 @@ pub enum Part {
     GatewayApi,
     /// What installs charts.
     Helm,
+    /// What checks manifests by schemas, and the `OpenAPI` documents of Kubernetes, in `openapi/`.
+    Kubeconform,
     /// etcd, the control plane and kubectl.
     Kubernetes,
     /// Pebble, and the name server that its tests use.
     Pebble,
+    /// The `CustomResourceDefinition`s of its monitors (`ServiceMonitor`, `PodMonitor`), in `crds/`.
+    PrometheusOperator,
     /// A second, independent CA.
     StepCa,
     /// The ingress controller.
@@ -50,7 +58,7 @@ pub enum Part {
 /// What the parts are for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Purpose {
-    /// `make manifests`: Helm alone.
+    /// `make manifests`: Helm, and what checks its renders.
     Chart,
     /// `make demo` with Waxwing as a process: no second CA.
     Demo,
@@ -66,12 +74,19 @@ impl Purpose {
     /// The parts that are needed.
     pub fn parts(self) -> &'static [Part] {
         match self {
-            Self::Chart => &[Part::Helm],
+            Self::Chart => &[Part::Helm, Part::Kubeconform, Part::PrometheusOperator],
             Self::Demo => &[Part::Kubernetes, Part::Pebble, Part::Traefik],
             Self::Install => &[Part::Kubernetes, Part::Pebble, Part::Traefik, Part::Helm],
-            Self::Test => {
-                &[Part::Kubernetes, Part::Pebble, Part::Traefik, Part::StepCa, Part::Helm, Part::GatewayApi]
-            }
+            Self::Test => &[
+                Part::Kubernetes,
+                Part::Pebble,
+                Part::Traefik,
+                Part::StepCa,
+                Part::Helm,
+                Part::Kubeconform,
+                Part::GatewayApi,
+                Part::PrometheusOperator,
+            ],
             Self::Bench => &[Part::Kubernetes, Part::Pebble, Part::Traefik, Part::StepCa],
         }
     }
@@ -83,8 +98,10 @@ impl Part {
         match self {
             Self::GatewayApi => format!("Gateway API {GATEWAY_API}"),
             Self::Helm => format!("Helm {HELM}"),
+            Self::Kubeconform => format!("kubeconform {KUBECONFORM}"),
             Self::Kubernetes => format!("Kubernetes {KUBERNETES}"),
             Self::Pebble => format!("Pebble {PEBBLE}"),
+            Self::PrometheusOperator => format!("Prometheus Operator {PROMETHEUS_OPERATOR}"),
             Self::StepCa => format!("step-ca {STEP_CA}"),
             Self::Traefik => format!("Traefik {TRAEFIK}"),
         }
@@ -95,8 +112,10 @@ impl Part {
         let (name, version) = match self {
             Self::GatewayApi => ("gateway-api", GATEWAY_API),
             Self::Helm => ("helm", HELM),
+            Self::Kubeconform => ("kubeconform", KUBECONFORM),
             Self::Kubernetes => ("kubernetes", KUBERNETES),
             Self::Pebble => ("pebble", PEBBLE),
+            Self::PrometheusOperator => ("prometheus-operator", PROMETHEUS_OPERATOR),
             Self::StepCa => ("step-ca", STEP_CA),
             Self::Traefik => ("traefik", TRAEFIK),
         };

@@ -30,6 +30,12 @@ pub fn render(release: &str, namespace: &str, arguments: &[&str]) -> Result<Outp
     helm.output().map_err(Error::io(|| "starting helm"))
 }
 
+/// Renders the chart with a set of values, for a cluster that has Waxwing's definitions.
+pub fn render_set(set: &str) -> Result<Output, Error> {
+    let arguments = ["--values", &values_of(set), "--api-versions", "waxwing.dev/v1/ClusterIssuer"];
+    render("waxwing", "waxwing-system", &arguments)
+}
+
 /// The objects of a YAML stream.
 pub fn objects(yaml: &str) -> Vec<Value> {
     let documents = serde_yaml::Deserializer::from_str(yaml);
