@@ -51,7 +51,7 @@ test-lab: prerequisites $(if $(filter 0,$(shell id -u)),image) ## The tests in t
 	@$(STEP) 'building Waxwing' $(TEST_WAXWING) --no-run
 	@$(STEP) 'building the lab and its tests' $(TEST_LAB) --no-run
 	@$(STEP) 'fetching and building what the lab runs' $(LAB) fetch --for test
-	@$(STEP) 'tests in the lab' env $(RUNNER) $(TEST_LAB)
+	@$(STEP) 'tests in the lab' scripts/lab-tests
 
 bench: prerequisites ## Measure speed, API writes and memory in the lab
 	@$(STEP) 'building Waxwing and the lab, optimized' cargo build --release --locked --package waxwing --package e2e
@@ -71,7 +71,7 @@ crds: ## Write crds/ from the API types
 
 manifests: prerequisites ## Write deploy/ and the chart's kept renders from charts/waxwing
 	@$(STEP) 'building Waxwing and the lab' cargo build --quiet --package waxwing --package e2e
-	@$(STEP) 'fetching and building Helm' $(LAB) fetch --for chart
+	@$(STEP) 'fetching and building Helm and kubeconform' $(LAB) fetch --for chart
 	@$(STEP) 'rendering the chart' env WAXWING_WRITE=1 $(RUNNER) cargo test --quiet --package e2e --test chart
 
 fmt: ## Format the code
