@@ -1,9 +1,15 @@
 //! Waxwing against a CA that makes every trouble a CA can make: the fault CA. Each test has one of its own.
 
+#[path = "trouble/budgets.rs"]
+mod budgets;
 #[path = "trouble/edge.rs"]
 mod edge;
 #[path = "trouble/fallbacks.rs"]
 mod fallbacks;
+#[path = "trouble/issuers.rs"]
+mod issuers;
+#[path = "trouble/renewals.rs"]
+mod renewals;
 
 use std::time::Duration;
 
@@ -14,14 +20,14 @@ use e2e::{
         Window,
     },
     lab::{
-        Parts,
+        Parts, RESPONDER_PORT,
         scenario::{PATIENCE, Roots, Scenario, Stage, Stopped, condition},
     },
     probe,
 };
 use jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt as _;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::sync::{OnceCell, RwLock, RwLockReadGuard};
 use waxwing_api::{Certificate, CertificateStatus, Issuer, reason};
 
@@ -34,7 +40,8 @@ async fn stage() -> Result<&'static Stage, Error> {
     static STAGE: OnceCell<Stage> = OnceCell::const_new();
     let start = async {
         let stage = Stage::start("trouble", Parts::default()).await?;
-        edge::start()?;
+        // As an edge does that knows the way to challenges already (`http01.existingRoute`).
+        edge::lead(80, RESPONDER_PORT)?;
         Ok(stage)
     };
     Box::pin(STAGE.get_or_try_init(|| start)).await
@@ -61,8 +68,16 @@ impl Trouble {
     }
 
     async fn issuer(&self, email: &str) -> Result<Issuer, Error> {
-        let solvers = json!([{"http01": {"existingRoute": {}}}]);
-        self.s.issuer("ca", json!({"server": self.ca.directory(), "email": email, "solvers": solvers})).await
+        self.issuer_at(&self.ca, "ca", json!({"email": email})).await
+    }
+
+    /// Applies an Issuer at a CA.
+    async fn issuer_at(&self, ca: &FaultCa, name: &str, more: Value) -> Result<Issuer, Error> {
+        let mut acme = json!({"server": ca.directory(), "solvers": [{"http01": {"existingRoute": {}}}]});
+        if let (Some(acme), Value::Object(more)) = (acme.as_object_mut(), more) {
+            acme.extend(more);
+        }
+        self.s.issuer(name, acme).await
     }
 
     /// Applies a Certificate for the DNS name of its name. `note` makes another spec of it, which is tried at once.
@@ -118,6 +133,10 @@ impl Trouble {
 
 async fn beside() -> RwLockReadGuard<'static, ()> {
     RESTARTS.read().await
+}
+
+fn limited_for_a_week() -> Play {
+    Play::Refuse(Problem::rate_limited().retry_after(RetryAfter::Seconds(WEEK.as_secs())))
 }
 
 fn next_attempt(stopped: &Certificate) -> Timestamp {

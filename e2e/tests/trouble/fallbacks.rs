@@ -2,22 +2,17 @@
 
 use e2e::{
     Error,
-    fault_ca::{Behaviour, FaultCa, Kind, Play, Problem, RetryAfter, Rule},
+    fault_ca::{Behaviour, FaultCa, Kind, Play, Problem, Rule, Validation},
 };
 use serde_json::{Value, json};
 use waxwing_api::{Certificate, reason};
 
-use super::{PATIENCE, RESTARTS, Trouble, WEEK, beside, condition, stage};
-
-fn limited_for_a_week() -> Play {
-    Play::Refuse(Problem::rate_limited().retry_after(RetryAfter::Seconds(WEEK.as_secs())))
-}
+use super::{PATIENCE, RESTARTS, Trouble, beside, condition, limited_for_a_week, says, stage};
 
 /// Another CA, and an Issuer `other` that names it.
 async fn other(t: &Trouble, behaviour: Behaviour) -> Result<FaultCa, Error> {
     let ca = FaultCa::start(t.s.lab().authority(), behaviour)?;
-    let solvers = json!([{"http01": {"existingRoute": {}}}]);
-    t.s.issuer("other", json!({"server": ca.directory(), "solvers": solvers})).await?;
+    t.issuer_at(&ca, "other", json!({})).await?;
     t.s.issuer_is("other", reason::ACCOUNT_REGISTERED).await?;
     Ok(ca)
 }
@@ -28,6 +23,25 @@ fn spec(t: &Trouble, name: &str) -> Value {
         "issuerRef": {"name": "ca"},
         "fallbackIssuerRefs": [{"name": "other"}],
     })
+}
+
+/// An Issuer `real` at the first CA, which rehearses each certificate at `other`.
+async fn real(t: &Trouble) -> Result<(), Error> {
+    let rehearsal = json!({"issuerRef": {"name": "other"}, "when": "Always"});
+    t.issuer_at(&t.ca, "real", json!({"rehearsal": rehearsal})).await?;
+    t.s.issuer_is("real", reason::ACCOUNT_REGISTERED).await.map(drop)
+}
+
+fn rehearsed(t: &Trouble, name: &str, note: &str) -> Value {
+    json!({
+        "dnsNames": [t.s.name(name)],
+        "issuerRef": {"name": "real"},
+        "secretTemplate": {"annotations": {"note": note}},
+    })
+}
+
+fn issuing(certificate: &Certificate) -> String {
+    condition(certificate, reason::ISSUING).map(|one| one.message.clone()).unwrap_or_default()
 }
 
 fn issued_by(certificate: &Certificate) -> String {
@@ -50,7 +64,7 @@ async fn a_fallback_has_its_next_turn_while_the_first_choice_is_left_alone() -> 
 
     let certificate = t.s.ready("shop").await?;
     assert_eq!(issued_by(&certificate), "other");
-    let message = condition(&certificate, reason::ISSUING).map(|one| one.message.clone()).unwrap_or_default();
+    let message = issuing(&certificate);
     assert!(message.contains("isn't asked again before"), "{message}");
     assert_eq!(t.ca.count(Kind::NewOrder, &t.s.name("shop")), 1, "the first choice was left alone");
     let status = certificate.status.unwrap_or_default();
@@ -89,14 +103,10 @@ async fn an_open_order_is_gone_on_with_and_not_rehearsed_again() -> Result<(), E
     let _alone = RESTARTS.write().await;
     let t = Trouble::new("rehearsed").await?;
     let other = other(&t, Behaviour::default()).await?;
-    let rehearsal = json!({"issuerRef": {"name": "other"}, "when": "Always"});
-    let solvers = json!([{"http01": {"existingRoute": {}}}]);
-    t.s.issuer("real", json!({"server": t.ca.directory(), "solvers": solvers, "rehearsal": rehearsal}))
-        .await?;
-    t.s.issuer_is("real", reason::ACCOUNT_REGISTERED).await?;
+    real(&t).await?;
     t.ca.play(Rule::new(Kind::Finalize, Play::Processing(None)));
     let host = t.s.name("shop");
-    t.s.certify("shop", json!({"dnsNames": [host], "issuerRef": {"name": "real"}})).await?;
+    t.s.certify("shop", rehearsed(&t, "shop", "first")).await?;
     t.asked(Kind::Order, "shop", 2).await?;
 
     let operator = stage().await?.operator();
@@ -109,5 +119,65 @@ async fn an_open_order_is_gone_on_with_and_not_rehearsed_again() -> Result<(), E
     for ca in [&t.ca, &other] {
         assert_eq!((ca.count(Kind::NewOrder, &host), ca.signed(&[&host])), (1, 1));
     }
+    t.s.nothing_left().await
+}
+
+#[tokio::test]
+async fn a_ca_that_is_away_is_passed_over_unasked() -> Result<(), Error> {
+    let _beside = beside().await;
+    let t = Trouble::new("away").await?;
+    let _other = other(&t, Behaviour::default()).await?;
+    let away = t.ca.play(Rule::new(Kind::NewOrder, Play::Html(503)));
+    for name in ["one", "two", "three"] {
+        t.s.certify(name, spec(&t, name)).await?;
+        assert_eq!(issued_by(&t.s.ready(name).await?), "other");
+        assert!(t.ca.count(Kind::NewOrder, &t.s.name(name)) > 0, "{name}: the first choice was asked first");
+    }
+    t.s.certify("four", spec(&t, "four")).await?;
+    let four = t.s.ready("four").await?;
+    assert_eq!(issued_by(&four), "other");
+    let (message, first) = (issuing(&four), format!("Issuer {}/ca", t.s.namespace()));
+    for words in [format!("{first} was passed over: The CA of {first}"), "several times in a row".to_owned()]
+    {
+        assert!(message.contains(&words), "{words:?} is not in {message:?}");
+    }
+    assert_eq!(t.ca.count(Kind::NewOrder, &t.s.name("four")), 0, "it is left alone");
+
+    // Who has no other choice isn't held, and what it finds out is known to all.
+    t.ca.stop(away);
+    t.certify("alone", "first").await?;
+    t.issued("alone", 1).await?;
+    t.s.certify("five", spec(&t, "five")).await?;
+    let five = t.s.ready("five").await?;
+    assert_eq!(issued_by(&five), "ca", "{}", issuing(&five));
+    t.s.nothing_left().await
+}
+
+#[tokio::test]
+async fn a_rehearsal_that_fails_is_heeded_and_one_at_a_limit_is_left_out() -> Result<(), Error> {
+    let _beside = beside().await;
+    let t = Trouble::new("rehearsal").await?;
+    let other = other(&t, Behaviour::default()).await?;
+    real(&t).await?;
+    let refusal = Problem::new(400, "connection", "192.0.2.7: Timeout during connect");
+    let fails = Play::Validate(Validation::Fails(refusal));
+    other.play(Rule::new(Kind::Challenge, fails).name(&t.s.name("fails")).times(1));
+    t.s.certify("fails", rehearsed(&t, "fails", "first")).await?;
+    let stopped = t.s.stopped("fails", reason::BACKING_OFF).await?;
+    says(&stopped, &["Timeout during connect", "/other"]);
+    assert_eq!(t.ca.count(Kind::NewOrder, &t.s.name("fails")), 0, "it never gets to the CA that counts");
+    t.s.certify("fails", rehearsed(&t, "fails", "second")).await?;
+    t.issued("fails", 1).await?;
+    assert_eq!(other.signed(&[&t.s.name("fails")]), 1);
+
+    // A limit is the other CA's own.
+    other.play(Rule::new(Kind::NewOrder, limited_for_a_week()));
+    t.s.certify("limited", rehearsed(&t, "limited", "first")).await?;
+    t.issued("limited", 1).await?;
+    let host = t.s.name("limited");
+    assert_eq!((other.count(Kind::NewOrder, &host), other.signed(&[&host])), (1, 0));
+    let certificate: Certificate = t.s.get("limited").await?;
+    assert_eq!(issued_by(&certificate), "real");
+    assert!(certificate.status.unwrap_or_default().acme.unwrap_or_default().paused_issuers.is_empty());
     t.s.nothing_left().await
 }

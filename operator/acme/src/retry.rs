@@ -56,6 +56,12 @@ const fn longest(actor: Actor) -> Duration {
     }
 }
 
+/// Whether a time up to which stored state says to wait is to be believed, and not over: one later than a day beyond the
+/// longest that [`backoff`] and [`parse_retry_after`] give was not written by them.
+pub fn is_to_be_waited_for(until: Timestamp, now: Timestamp) -> bool {
+    until > now && until <= after(now, LONGEST_RETRY_AFTER + DAY)
+}
+
 /// The time that a Retry-After header names: seconds from `now`, or an HTTP-date (RFC 9110 §10.2.3).
 ///
 /// Such a date is by the clock of whoever answered, and the answer's Date header (§6.6.1), `date`, says what that clock
@@ -80,6 +86,12 @@ fn http_date(value: &str) -> Option<Timestamp> {
 /// `now` and `pause` later, or the end of time.
 pub fn after(now: Timestamp, pause: Duration) -> Timestamp {
     now.saturating_add(pause).unwrap_or(Timestamp::MAX)
+}
+
+/// `time`, or the next whole second: what is stored in whole seconds must not come sooner.
+pub fn whole_second(time: Timestamp) -> Timestamp {
+    let down = Timestamp::from_second(time.as_second()).unwrap_or(time);
+    if down < time { after(down, Duration::from_secs(1)) } else { down }
 }
 
 /// A number from 0 to 1 that depends on `seed` alone and is evenly spread (the finalizer of `SplitMix64`).
@@ -186,5 +198,23 @@ mod tests {
             let pause = pause(attempt, &BACKOFF, lifetime, seed);
             prop_assert!(pause >= Duration::from_secs(48) && pause <= cap);
         }
+    }
+
+    #[test]
+    fn a_stored_time_is_believed_up_to_what_a_ca_may_ask() {
+        let waits = |hours| is_to_be_waited_for(after(now(), HOUR * hours), now());
+        assert!(!waits(0), "over");
+        assert!(waits(1));
+        assert!(waits(8 * 24));
+        assert!(!waits(8 * 24 + 1));
+    }
+
+    #[test]
+    fn whole_seconds_are_not_sooner() {
+        assert_eq!(whole_second(now()), now());
+        assert_eq!(
+            whole_second(after(now(), Duration::from_millis(1))),
+            after(now(), Duration::from_secs(1))
+        );
     }
 }

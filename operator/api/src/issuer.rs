@@ -1,6 +1,6 @@
 //! `Issuer` and `ClusterIssuer`: an ACME CA with an account, for one namespace or for all.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector, Time};
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
@@ -202,6 +202,16 @@ pub struct IssuerStatus {
     /// The account at the CA.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub acme: Option<IssuerAcmeStatus>,
+
+    /// Experimental. How many attempts to make the account usable have failed since the last one that succeeded, or
+    /// since the spec was changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed_attempts: Option<i32>,
+
+    /// Experimental. When the next attempt begins after one that failed: not before the time that the CA asked for with
+    /// Retry-After. A change of the spec starts one at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_attempt_time: Option<Time>,
 }
 
 /// The account at the CA.

@@ -15,6 +15,7 @@ use tokio::sync::broadcast;
 use waxwing_acme::limits::{
     Applicant, Ledger, Limits, Past, Purpose, Rate, Settled, Standing, Wait, refused_limit,
 };
+use waxwing_acme::retry::whole_second;
 use waxwing_acme::{Failure as HttpFailure, Leaf, ObtainError, ObtainErrorKind, Retry, SuggestedWindow};
 use waxwing_api::{Certificate, LimitRefusal, LimitUse};
 
@@ -91,7 +92,7 @@ impl Budget {
             Err(_) => drop(state.since.entry(applicant.id.clone()).or_insert(now)),
         }
         self.count(&state);
-        result.map_err(|wait| Wait { until: whole(wait.until), ..wait })
+        result.map_err(|wait| Wait { until: whole_second(wait.until), ..wait })
     }
 
     /// An order that exists takes what it hasn't taken yet, and doesn't wait.
@@ -113,10 +114,11 @@ impl Budget {
         let mut refusal = None;
         if let Some(refused) = refused_limit(error) {
             let until = match error.class().retry {
-                Retry::NotBefore(until) => whole(until),
+                Retry::NotBefore(until) => whole_second(until),
                 Retry::Backoff | Retry::AfterChange => later(now(), UNNAMED),
             };
-            let until = if refused.scope.is_some() { until } else { until.min(whole(later(now(), UNSAID))) };
+            let until =
+                if refused.scope.is_some() { until } else { until.min(whole_second(later(now(), UNSAID))) };
             tracing::info!(limit = ?refused, ca = issuer.ca, %until, "the CA says that a limit is used up");
             self.state(issuer).ledger.refused(&issuer.limits, applicant, &refused, until);
             refusal = limits_used::refusal(issuer.account.url(), &refused, until);
@@ -300,14 +302,8 @@ fn settled(error: &ObtainError) -> Option<Settled> {
     })
 }
 
-/// Statuses keep whole seconds: what is counted later must not be sooner.
-pub(super) fn whole(time: Timestamp) -> Timestamp {
-    let down = Timestamp::from_second(time.as_second()).unwrap_or(time);
-    if down < time { later(down, Duration::from_secs(1)) } else { down }
-}
-
 fn now() -> Timestamp {
-    whole(Timestamp::now())
+    whole_second(Timestamp::now())
 }
 
 #[cfg(test)]
@@ -408,7 +404,5 @@ mod tests {
         }
         assert_eq!(state.ledger.admit(&limits, &by, NOW), Ok(()), "one of two is left");
         assert!(state.ledger.admit(&limits, &Applicant { id: "b".into(), ..by }, NOW).is_err());
-        assert_eq!(whole(later(NOW, Duration::from_millis(1))), later(NOW, Duration::from_secs(1)));
-        assert_eq!(whole(NOW), NOW);
     }
 }

@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use waxwing_acme::Leaf;
+use waxwing_acme::retry::is_to_be_waited_for;
 
 pub use waxwing_acme::retry::after as later;
 
@@ -177,14 +178,6 @@ pub fn leaf(stored: &Stored) -> Option<&Leaf> {
     }
 }
 
-/// Retry-After of a weekly limit is the longest that a CA has reason to ask; a later time was not written by us.
-const LONGEST_WAIT: SignedDuration = SignedDuration::from_hours(8 * 24);
-
-/// Whether a time up to which the status says to wait is to be believed, and not over.
-pub fn is_to_be_waited_for(until: Timestamp, now: Timestamp) -> bool {
-    until > now && until.duration_since(now) <= LONGEST_WAIT
-}
-
 fn back_off(failures: Failures, now: Timestamp) -> Option<Timestamp> {
     let next = failures.next_attempt.filter(|_| failures.hold_back())?;
     is_to_be_waited_for(next, now).then_some(next)
@@ -252,6 +245,7 @@ pub fn until(time: Timestamp, now: Timestamp) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use jiff::SignedDuration;
     use proptest::prelude::*;
     use waxwing_acme::{KeyAlgorithm, SuggestedWindow};
 

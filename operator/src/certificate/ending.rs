@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use waxwing_acme::limits::{Scope, Wait};
+use waxwing_acme::retry::whole_second;
 use waxwing_acme::{
     Actor, Class, Failure as HttpFailure, Journal, ObtainError, ObtainErrorKind, PairError, Retry, backoff,
     diagnose,
@@ -14,7 +15,7 @@ use waxwing_api::{LimitRefusal, LimitUse, reason};
 
 use super::FIELD_MANAGER;
 use super::admit::{self, Refusal};
-use super::budget::{runs_out_after, whole};
+use super::budget::runs_out_after;
 use super::candidates::is_about_this_ca;
 use super::decide::{self, Fault, later};
 use super::history;
@@ -314,7 +315,7 @@ impl Line<'_> {
         let failure = Failure {
             message,
             needs_change: class.retry == Retry::AfterChange,
-            next_attempt: whole(others.next.map_or(own, |next| own.min(next))),
+            next_attempt: whole_second(others.next.map_or(own, |next| own.min(next))),
             order_url,
             used: others.used,
             refusal: others.refusal,

@@ -2,10 +2,10 @@
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use waxwing_acme::retry::{is_to_be_waited_for, whole_second};
 use waxwing_api::{Certificate, IssuerPause, reason};
 
-use super::budget::whole;
-use super::decide::{Failures, is_to_be_waited_for};
+use super::decide::Failures;
 use super::renewal_request::asked_since_failure;
 use super::status::find;
 use crate::issuer::IssuerKey;
@@ -46,7 +46,7 @@ pub fn is_of_account(certificate: &Certificate, account_url: &str) -> bool {
 
 /// What [`pause`] reads.
 pub fn kept_pause((issuer, until): &(IssuerKey, Timestamp)) -> IssuerPause {
-    IssuerPause { name: issuer.name.clone(), kind: issuer.kind, until: Time(whole(*until)) }
+    IssuerPause { name: issuer.name.clone(), kind: issuer.kind, until: Time(whole_second(*until)) }
 }
 
 fn attempted_this_spec(certificate: &Certificate) -> bool {

@@ -6,13 +6,13 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt;
 use waxwing_acme::limits::{Applicant, Limits, Past, Purpose, Refused, Standing};
+use waxwing_acme::retry::is_to_be_waited_for;
 use waxwing_api::{
     Acme, AcmeIssuer, Certificate, ClusterIssuer, Issuer, IssuerKind, IssuerRef, IssuerStatus, LimitRefusal,
     reason,
 };
 
 use super::budget::runs_out;
-use super::decide::is_to_be_waited_for;
 use super::history;
 use super::limits_used;
 use super::order_secret;

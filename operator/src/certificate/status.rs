@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use serde_json::{Map, Value};
 use waxwing_acme::Leaf;
+use waxwing_acme::retry::whole_second;
 use waxwing_api::{
     Certificate, CertificateStatus, IssuerKind, IssuerRef, LimitRefusal, LimitUse, RenewalInformation,
     SuggestedWindow, reason,
@@ -15,7 +16,6 @@ use waxwing_api::{
 
 use super::admit::Refusal;
 use super::advice::Advice;
-use super::budget::whole;
 use super::decide::Fault;
 use super::history::{failures, kept_pause};
 use super::limits_used;
@@ -187,7 +187,7 @@ pub fn report(certificate: &Certificate, held: &Held<'_>, outcome: &Outcome, now
             status.failed_issuance_attempts =
                 Some(status.failed_issuance_attempts.unwrap_or_default().max(0).saturating_add(1));
             status.last_failure_time = Some(Time(seconds(now)));
-            status.next_attempt_time = Some(Time(whole(failure.next_attempt)));
+            status.next_attempt_time = Some(Time(whole_second(failure.next_attempt)));
             if let Some(order_url) = &failure.order_url {
                 status.acme.get_or_insert_default().order_url = Some(order_url.clone());
             }

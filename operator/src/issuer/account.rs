@@ -1,5 +1,7 @@
 //! The account of one issuer: its key is in a Secret before the CA hears of it.
 
+use std::borrow::Cow;
+
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use k8s_openapi::{ByteString, api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use kube::{Api, Client, api::PostParams};
@@ -19,7 +21,7 @@ use crate::runtime::client::{CallError, bounded};
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct Problem {
     /// Of the Ready condition.
-    pub(super) reason: &'static str,
+    pub(super) reason: Cow<'static, str>,
     /// What happened and what to do next.
     pub(super) message: String,
     pub(super) class: Class,
@@ -27,9 +29,9 @@ pub(super) struct Problem {
 
 impl Problem {
     /// One that a user must act on, and that is looked at again all the same.
-    pub(super) fn new(reason: &'static str, message: impl Into<String>) -> Self {
+    pub(super) fn new(reason: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
         let class = Class { actor: Actor::User, retry: Retry::Backoff };
-        Self { reason, message: message.into(), class }
+        Self { reason: reason.into(), message: message.into(), class }
     }
 }
 
@@ -265,7 +267,7 @@ async fn read(secrets: &Api<Secret>, namespace: &str, name: &str) -> Result<Opti
 fn calling(error: &CallError) -> Problem {
     let next = if error.is_forbidden() { "; check Waxwing's RBAC, which the chart sets up" } else { "" };
     let class = Class { actor: Actor::Us, retry: Retry::Backoff };
-    Problem { reason: reason::KEY_MISSING, message: format!("{error}{next}"), class }
+    Problem { reason: reason::KEY_MISSING.into(), message: format!("{error}{next}"), class }
 }
 
 /// The CA didn't.
@@ -275,7 +277,7 @@ fn asking(doing: &'static str, error: Error, refused: &'static str) -> Problem {
         || error.request().is_none_or(|error| error.problem().is_none());
     let reason = if unreachable { reason::DIRECTORY_UNREACHABLE } else { refused };
     let error = ObtainError::from(ObtainErrorKind::Ca { doing, source: error });
-    Problem { reason, message: diagnose(&error, &[]).to_string(), class }
+    Problem { reason: reason.into(), message: diagnose(&error, &[]).to_string(), class }
 }
 
 #[cfg(test)]

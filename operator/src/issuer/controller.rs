@@ -13,7 +13,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::json;
 use tokio::{sync::broadcast, time::timeout};
 use tokio_util::sync::CancellationToken;
-use waxwing_acme::{Actor, Class, Observer, Retry, backoff};
+use waxwing_acme::{Actor, Class, Observer, Retry, backoff, retry::whole_second};
 use waxwing_api::{Acme, AcmeIssuer, ClusterIssuer, Issuer, IssuerKind, RenewalInformationSource, reason};
 
 use super::{
@@ -21,7 +21,7 @@ use super::{
     account::{Problem, establish, identity},
     limits::{ca, limits},
     registry::{Entry, Outcome, Version},
-    status::{known, news, status},
+    status::{Failure, failure, known, news, status},
 };
 use crate::runtime::{
     client::{CallError, bounded},
@@ -150,9 +150,16 @@ async fn reconcile<K: Kind>(
     let key = key(issuer.as_ref());
     let version = version(issuer.as_ref());
     let now = Timestamp::now();
-    let before = context.registry.entry(&key).filter(|entry| entry.version.uid == version.uid);
+    let known = context.registry.entry(&key).filter(|entry| entry.version.uid == version.uid);
+    let is_known = known.is_some();
+    let before = known.or_else(|| remembered(issuer.as_ref(), version.clone(), now));
     let entry = match before {
-        Some(entry) if !is_due(&entry, &version, now) => entry,
+        Some(entry) if !is_due(&entry, &version, now) => {
+            if !is_known {
+                context.registry.set(&key, entry.clone());
+            }
+            entry
+        }
         before => {
             let attempt = attempt(&context, issuer.as_ref(), &key, version.clone(), before);
             let entry = tokio::select! {
@@ -169,6 +176,13 @@ async fn reconcile<K: Kind>(
         Outcome::Ready(_) => Action::await_change(),
         Outcome::Failed { next, .. } => Action::requeue(until(*next, Timestamp::now())),
     })
+}
+
+/// The last attempt of an earlier process, or of another replica, if the status says that it failed.
+fn remembered<K: Kind>(issuer: &K, version: Version, now: Timestamp) -> Option<Entry> {
+    let (problem, attempts, next) = failure(issuer.issuer_status(), version.generation, now)?;
+    let identity = identity(issuer.acme());
+    Some(Entry { version, identity, outcome: Outcome::Failed { problem, next }, attempts, lost: false })
 }
 
 /// Returns when the issuer's spec isn't this version any more.
@@ -245,7 +259,7 @@ async fn attempt<K: Kind>(
         }
         Ok(Err(problem)) => problem,
         Err(_) => Problem {
-            reason: reason::DIRECTORY_UNREACHABLE,
+            reason: reason::DIRECTORY_UNREACHABLE.into(),
             message: format!(
                 "the CA at {} took longer than {} s; check that it can be reached from here",
                 acme.server,
@@ -257,7 +271,7 @@ async fn attempt<K: Kind>(
     let attempts = before.filter(|entry| entry.version == version).map_or(0, |entry| entry.attempts) + 1;
     // The pause begins when the attempt has ended: against a CA that hangs it takes longer than the pause.
     let next = pause(attempts, &problem, Timestamp::now(), seed(key));
-    tracing::warn!(issuer = %key, reason = problem.reason, because = problem.message, %next, "the issuer isn't ready");
+    tracing::warn!(issuer = %key, reason = %problem.reason, because = problem.message, %next, "the issuer isn't ready");
     // A lost account stays lost until it is registered again.
     Entry { version, identity, outcome: Outcome::Failed { problem, next }, attempts, lost }
 }
@@ -276,12 +290,12 @@ fn rehearses_elsewhere(acme: &Acme, key: &IssuerKey) -> Result<(), Problem> {
 
 /// When the next attempt begins.
 fn pause(attempts: u32, problem: &Problem, now: Timestamp, seed: u64) -> Timestamp {
-    let longest = match problem.reason {
+    let longest = match &*problem.reason {
         reason::KEY_MISSING | reason::INVALID_KEY => LONGEST_PAUSE_FOR_SECRET,
         _ => LONGEST_PAUSE,
     };
     // The function caps at a tenth of what it takes for a certificate's lifetime.
-    backoff(attempts, &problem.class, now, Some(longest * 10), seed)
+    whole_second(backoff(attempts, &problem.class, now, Some(longest * 10), seed))
 }
 
 /// Writes the status if it has changed, and tells of it.
@@ -295,7 +309,9 @@ async fn report<K: Kind>(
     let email = issuer.acme().email.as_deref();
     let outcome = match &entry.outcome {
         Outcome::Ready(ready) => Ok((&ready.account, email)),
-        Outcome::Failed { problem, .. } => Err(problem),
+        Outcome::Failed { problem, next } => {
+            Err(Failure { problem, attempts: entry.attempts, next: *next, account_lost: entry.lost })
+        }
     };
     let new = status(old, outcome, entry.version.generation, Timestamp::now());
     if old == Some(&new) {

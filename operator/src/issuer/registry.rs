@@ -100,7 +100,7 @@ impl Registry {
         match self.entry(key).map(|entry| entry.outcome) {
             Some(Outcome::Ready(issuer)) => Lookup::Ready(issuer),
             Some(Outcome::Failed { problem, .. }) => {
-                Lookup::NotReady { reason: problem.reason.to_owned(), message: problem.message }
+                Lookup::NotReady { reason: problem.reason.into_owned(), message: problem.message }
             }
             None => Lookup::Pending,
         }
