@@ -59,6 +59,16 @@ impl Default for SelfCheckConfig {
 pub struct SelfCheck {
     inner: Arc<Inner>,
     deadline: Duration,
+    pace: Pace,
+}
+
+/// How often it is looked: the first pause, the part of the time waited so far that one more pause may add, and how many
+/// times the configured pause is the longest.
+#[derive(Clone, Copy, Debug)]
+struct Pace {
+    first: Duration,
+    part: u32,
+    longest: u32,
 }
 
 struct Inner {
@@ -85,11 +95,12 @@ impl Drop for Waiting<'_> {
     }
 }
 
-const FIRST_PAUSE: Duration = Duration::from_millis(25);
+/// Quick looks at first, so that waiting takes little longer than what is waited for; then rarer ones.
+const USUAL: Pace = Pace { first: Duration::from_millis(25), part: 8, longest: 1 };
+/// About a third as many looks.
+const SPARING: Pace = Pace { first: Duration::from_millis(250), part: 2, longest: 2 };
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
-/// The part of the time waited so far that one more pause may add.
-const PAUSE_PART: u32 = 8;
 /// All that wait look 2000 times a second together, however many they are: a thousand names that never answer leave
 /// the processor to those that do.
 const EACH_OTHER: Duration = Duration::from_micros(500);
@@ -107,13 +118,21 @@ impl SelfCheck {
         Self {
             inner: Arc::new(Inner { config, lookup, tls: tls_connector(), waiting: AtomicU32::new(0) }),
             deadline,
+            pace: USUAL,
         }
     }
 
     /// The same, but that it looks for at least so long before it gives up.
     #[must_use]
     pub fn for_at_least(&self, deadline: Duration) -> Self {
-        Self { inner: Arc::clone(&self.inner), deadline: self.deadline.max(deadline) }
+        Self { deadline: self.deadline.max(deadline), ..self.clone() }
+    }
+
+    /// The same, but that it looks less often: for names that failed last time, so that many of them leave the processor
+    /// to those that didn't.
+    #[must_use]
+    pub fn sparing(&self) -> Self {
+        Self { pace: SPARING, ..self.clone() }
     }
 
     /// Looks at `http://<host>/.well-known/acme-challenge/<token>` at every address of `host` until all answer
@@ -121,7 +140,7 @@ impl SelfCheck {
     pub async fn http01(&self, host: &str, token: &str, expected: &str) -> Evidence {
         let config = &self.inner.config;
         let started = Instant::now();
-        let mut pause = FIRST_PAUSE.min(config.poll);
+        let mut pause = self.pace.pause(Duration::ZERO, config.poll);
         let mut successes = 0;
         loop {
             let rest = self.deadline.saturating_sub(started.elapsed());
@@ -140,7 +159,7 @@ impl SelfCheck {
             let waiting = Waiting::new(&self.inner.waiting);
             tokio::time::sleep(pause).await;
             let others = waiting.0.load(Ordering::Relaxed);
-            pause = next_pause(started.elapsed(), config.poll).max(EACH_OTHER * others);
+            pause = self.pace.pause(started.elapsed(), config.poll).max(EACH_OTHER * others);
         }
     }
 
@@ -332,9 +351,12 @@ fn connect_outcome(error: &io::Error) -> Outcome {
     }
 }
 
-/// Quick looks at first, so that waiting takes little longer than what is waited for; then rarer ones.
-fn next_pause(waited: Duration, longest: Duration) -> Duration {
-    (waited / PAUSE_PART).min(longest).max(FIRST_PAUSE)
+impl Pace {
+    /// The pause after so long a wait, where `poll` is the longest as configured.
+    fn pause(self, waited: Duration, poll: Duration) -> Duration {
+        let longest = poll * self.longest;
+        (waited / self.part).max(self.first).min(longest)
+    }
 }
 
 /// Passed where something answered as expected, and nothing failed but what can't be reached from here.
@@ -378,9 +400,23 @@ mod tests {
 
     #[test]
     fn pauses_grow_with_the_time_waited_up_to_the_longest() {
-        let longest = Duration::from_secs(1);
-        assert_eq!(next_pause(Duration::ZERO, longest), FIRST_PAUSE);
-        assert_eq!(next_pause(Duration::from_secs(2), longest), Duration::from_millis(250));
-        assert_eq!(next_pause(Duration::from_secs(19), longest), longest);
+        let poll = Duration::from_secs(1);
+        assert_eq!(USUAL.pause(Duration::ZERO, poll), USUAL.first);
+        assert_eq!(USUAL.pause(Duration::from_secs(2), poll), Duration::from_millis(250));
+        assert_eq!(USUAL.pause(Duration::from_secs(19), poll), poll);
+        assert_eq!(USUAL.pause(Duration::ZERO, Duration::from_millis(5)), Duration::from_millis(5));
+    }
+
+    #[test]
+    fn a_sparing_one_looks_a_third_as_often() {
+        let looks = |pace: Pace| {
+            let (mut waited, mut looks) = (Duration::ZERO, 1);
+            while waited < Duration::from_secs(20) {
+                waited += pace.pause(waited, Duration::from_secs(1));
+                looks += 1;
+            }
+            looks
+        };
+        assert!(looks(SPARING) * 3 <= looks(USUAL), "{} and {}", looks(SPARING), looks(USUAL));
     }
 }

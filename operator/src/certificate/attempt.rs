@@ -7,7 +7,7 @@ use kube::ResourceExt;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::watch;
 use waxwing_acme::limits::{Applicant as Orderer, Settled};
-use waxwing_acme::{Account, Issued, Journal, JournalError, Leaf, Progress, Request, Step, obtain};
+use waxwing_acme::{Issued, Journal, JournalError, Leaf, Progress, Request, Step, obtain};
 use waxwing_api::RehearseWhen;
 
 use super::admit::{self, Facts, Refusal};
@@ -254,7 +254,9 @@ impl Line<'_> {
             replaces: self.replaces(wanted, stored, issuer),
             preferred_chain: issuer.preferred_chain.clone(),
         };
+        let failed = history::failures(&self.certificate, Timestamp::now()).exist();
         let applicant = Applicant {
+            failed,
             labels: self.certificate.labels().clone(),
             names: wanted.names.iter().filter(|name| !name.starts_with("*.")).cloned().collect(),
             namespace: self.namespace.clone(),
@@ -264,7 +266,9 @@ impl Line<'_> {
         let solvers = solvers_for(&self.context.solvers, &issuer.solvers, applicant);
         let (steps, seen) = watch::channel(String::new());
         let progress = Steps { steps };
-        let account = self.account(issuer);
+        // Names that have failed come after those that haven't.
+        let account =
+            if failed { issuer.account.yielding(&self.context.retries) } else { issuer.account.clone() };
         let result = tokio::select! {
             result = obtain(&account, &request, journal, &solvers, &progress) => result,
             never = self.tell_steps(wanted, stored, seen) => match never {},
@@ -274,12 +278,6 @@ impl Line<'_> {
             let cost = self.context.budget.failed(issuer, &orderer, &error);
             Setback::Failed { issuer: Arc::clone(issuer), error, cost }
         })
-    }
-
-    /// The issuer's account, as it is used for this Certificate: names that have failed come after those that haven't.
-    fn account(&self, issuer: &ReadyIssuer) -> Account {
-        let failed = history::failures(&self.certificate, Timestamp::now()).exist();
-        if failed { issuer.account.yielding(&self.context.retries) } else { issuer.account.clone() }
     }
 
     async fn tell_steps(

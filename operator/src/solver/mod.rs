@@ -52,6 +52,8 @@ pub struct SolverContext {
 pub struct Applicant {
     /// The Certificate's labels, which selectors may ask for.
     pub labels: BTreeMap<String, String>,
+    /// Whether the last attempt failed: others come first.
+    pub failed: bool,
     /// Its DNS names, without wildcards.
     pub names: Vec<String>,
     /// Its namespace.
@@ -72,6 +74,7 @@ impl Applicant {
     pub(crate) fn example() -> Self {
         Self {
             labels: BTreeMap::new(),
+            failed: false,
             names: vec!["shop.example.com".to_owned(), "www.example.com".to_owned()],
             namespace: "web".to_owned(),
             thumbprint: "thumb_print-1".to_owned(),
@@ -113,7 +116,9 @@ impl Solvers for IssuerSolvers {
         let (context, applicant) = (&self.context, &self.applicant);
         let chosen = choose::choose(&self.solvers, &applicant.labels, identifier, wildcard, offered)?;
         match chosen.http01.as_ref() {
-            Some(Http01 { existing_route: Some(_), .. }) => Ok(Arc::new(ExistingRoute::new(context))),
+            Some(Http01 { existing_route: Some(_), .. }) => {
+                Ok(Arc::new(ExistingRoute::new(context, applicant)))
+            }
             Some(Http01 { ingress: Some(ingress), .. }) => {
                 Ok(Arc::new(IngressRoute::new(context, applicant, ingress, identifier)?))
             }

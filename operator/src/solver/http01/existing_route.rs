@@ -5,18 +5,19 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use waxwing_acme::{Challenge, ChallengeType, Evidence, Presented, Solver, SolverError};
 
-use crate::solver::SolverContext;
+use crate::solver::{Applicant, SolverContext};
 
 /// Solves by a route that is there already.
 #[derive(Clone, Debug)]
 pub struct ExistingRoute {
+    applicant: Arc<Applicant>,
     context: Arc<SolverContext>,
 }
 
 impl ExistingRoute {
     /// The solver.
-    pub fn new(context: &Arc<SolverContext>) -> Self {
-        Self { context: Arc::clone(context) }
+    pub fn new(context: &Arc<SolverContext>, applicant: &Arc<Applicant>) -> Self {
+        Self { applicant: Arc::clone(applicant), context: Arc::clone(context) }
     }
 }
 
@@ -40,7 +41,7 @@ impl Solver for ExistingRoute {
     }
 
     async fn self_check(&self, challenge: &Challenge) -> Evidence {
-        super::self_check(&self.context, challenge).await
+        super::self_check(&self.context, &self.applicant, challenge).await
     }
 
     async fn clean_up(&self, _: &Presented) -> Result<(), SolverError> {

@@ -107,7 +107,7 @@ impl Solver for GatewayRoute {
     }
 
     async fn self_check(&self, challenge: &Challenge) -> Evidence {
-        super::self_check(&self.context, challenge).await
+        super::self_check(&self.context, &self.applicant, challenge).await
     }
 
     async fn clean_up(&self, _: &Presented) -> Result<(), SolverError> {

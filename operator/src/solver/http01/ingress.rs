@@ -174,7 +174,7 @@ impl Solver for IngressRoute {
         let start = Instant::now();
         let host = challenge.identifier.to_string();
         let (token, expected) = (&challenge.token, &challenge.key_authorization);
-        let check = super::look(&self.context);
+        let check = super::look(&self.context, &self.applicant);
         let whole = check.http01(&host, token, expected);
         let mut evidence = if self.lacks_redirected() {
             // A first look tells of a redirect long before the check gives up.

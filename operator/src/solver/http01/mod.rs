@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use waxwing_acme::{Challenge, ChallengeType, Evidence, Presented, SelfCheck};
 
-use super::SolverContext;
+use super::{Applicant, SolverContext};
 
 /// What is written down of a challenge: the host. The token needs no record, since who answers answers all.
 fn record(solver: String, challenge: &Challenge) -> Presented {
@@ -35,15 +35,18 @@ fn record(solver: String, challenge: &Challenge) -> Presented {
 const EDGES_BACK: Duration = Duration::from_secs(45);
 
 /// How it is looked through the edge now: after an outage that gets the time to see again what is made.
-fn look(context: &SolverContext) -> SelfCheck {
+fn look(context: &SolverContext, applicant: &Applicant) -> SelfCheck {
     let ago = context.outages.since_last();
-    context.self_check.for_at_least(ago.map_or(Duration::ZERO, |ago| EDGES_BACK.saturating_sub(ago)))
+    let check =
+        context.self_check.for_at_least(ago.map_or(Duration::ZERO, |ago| EDGES_BACK.saturating_sub(ago)));
+    if applicant.failed { check.sparing() } else { check }
 }
 
 /// Looks through the edge as the CA will.
-async fn self_check(context: &SolverContext, challenge: &Challenge) -> Evidence {
+async fn self_check(context: &SolverContext, applicant: &Applicant, challenge: &Challenge) -> Evidence {
     let host = challenge.identifier.to_string();
-    let evidence = look(context).http01(&host, &challenge.token, &challenge.key_authorization).await;
+    let evidence =
+        look(context, applicant).http01(&host, &challenge.token, &challenge.key_authorization).await;
     context.metrics.self_check(evidence.elapsed);
     evidence
 }
