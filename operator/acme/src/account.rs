@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::signed::{Payload, Signed, binding, lacking, read};
-use crate::{Directory, Error, Http, Secret, Timing};
+use crate::{Directory, Error, Http, Progress, Secret, Step, Timing};
 
 /// An account's key: ECDSA on P-256. Clones share it.
 #[derive(Clone)]
@@ -127,7 +127,7 @@ pub struct Account {
     inner: Arc<AccountInner>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct AccountInner {
     signed: Signed,
     url: String,
@@ -218,26 +218,38 @@ impl Account {
     /// The same account, whose issuances wait as `timing` says.
     #[must_use]
     pub fn with_timing(&self, timing: Timing) -> Self {
-        let AccountInner { signed, url, turns, .. } = &*self.inner;
-        let (signed, url, turns) = (signed.clone(), url.clone(), turns.clone());
-        Self { inner: Arc::new(AccountInner { signed, url, timing, turns }) }
+        self.with(|inner| inner.timing = timing)
     }
 
-    /// The same account, for names that have failed: however many they are, those that do pass don't wait for them.
-    /// Its requests leave most of the turns at the CA to others, and only as many issuances as there are `turns` are
-    /// worked on at once.
+    /// The same account, only as many of whose issuances are worked on at once as there are `turns`, which other
+    /// accounts may share. The others wait, first come, first served, and hold little meanwhile.
     #[must_use]
-    pub fn yielding(&self, turns: &Arc<Semaphore>) -> Self {
-        let AccountInner { signed, url, timing, .. } = &*self.inner;
-        let signed = Signed { http: signed.http.yielding(), ..signed.clone() };
-        let turns = Some(Arc::clone(turns));
-        Self { inner: Arc::new(AccountInner { signed, url: url.clone(), timing: *timing, turns }) }
+    pub fn in_turns(&self, turns: &Arc<Semaphore>) -> Self {
+        self.with(|inner| inner.turns = Some(Arc::clone(turns)))
+    }
+
+    /// The same account, for names that have failed: its requests leave most of the turns at the CA to others, so that
+    /// those that do pass don't wait for them, however many they are.
+    #[must_use]
+    pub fn yielding(&self) -> Self {
+        self.with(|inner| inner.signed.http = inner.signed.http.yielding())
     }
 
     /// Waits for the turn of an issuance, where it has to.
-    pub(crate) async fn turn(&self) -> Option<SemaphorePermit<'_>> {
+    pub(crate) async fn turn(&self, progress: &dyn Progress) -> Option<SemaphorePermit<'_>> {
+        let turns = self.inner.turns.as_ref()?;
+        if let Ok(free) = turns.try_acquire() {
+            return Some(free);
+        }
+        progress.step(&Step::Queued);
         // One that is closed holds nobody back.
-        self.inner.turns.as_ref()?.acquire().await.ok()
+        turns.acquire().await.ok()
+    }
+
+    fn with(&self, change: impl FnOnce(&mut AccountInner)) -> Self {
+        let mut inner = AccountInner::clone(&self.inner);
+        change(&mut inner);
+        Self { inner: Arc::new(inner) }
     }
 
     pub(crate) fn timing(&self) -> Timing {

@@ -31,27 +31,10 @@ pub async fn obtain(
     let names = request.sorted_identifiers().iter().map(Identifier::to_string).collect::<Vec<_>>();
     let _flight = flights::join(account, request.profile.as_deref(), &names, progress).await;
     // Who waits for others of the same names needs no turn yet.
-    let _turn = account.turn().await;
-    let mut issuance = Issuance { account, request, journal, solvers, progress, evidence: Vec::new() };
-    let mut open = match issuance.resume().await? {
-        Some(open) => open,
-        None => issuance.order().await?,
-    };
-    let mut foreign = Vec::new();
-    loop {
-        match issuance.complete(&mut open).await {
-            Ok(Completed::Issued(issued)) => return Ok(*issued),
-            Ok(Completed::Foreign) => {}
-            Err(kind) => return Err(issuance.give_up(&open, kind).await),
-        }
-        // The CA gave us an order that someone else finalized, with another key: leave it and make another.
-        let url = open.order.url().to_owned();
-        if foreign.contains(&url) || foreign.len() >= FOREIGN_ORDERS {
-            return Err(issuance.give_up(&open, ObtainErrorKind::ForeignOrder).await);
-        }
-        foreign.push(url);
-        open = issuance.order().await?;
-    }
+    let _turn = account.turn(progress).await;
+    let issuance = Issuance { account, request, journal, solvers, progress, evidence: Vec::new() };
+    // Whoever waits for a turn doesn't hold the room for this yet.
+    Box::pin(issuance.run()).await
 }
 
 /// Gives up the order that the `journal` holds, as when its certificate is no longer wanted: cleans up what was
@@ -127,6 +110,28 @@ fn validate(request: &Request) -> Result<(), ObtainErrorKind> {
 }
 
 impl Issuance<'_> {
+    async fn run(mut self) -> Result<Issued, ObtainError> {
+        let mut open = match self.resume().await? {
+            Some(open) => open,
+            None => self.order().await?,
+        };
+        let mut foreign = Vec::new();
+        loop {
+            match self.complete(&mut open).await {
+                Ok(Completed::Issued(issued)) => return Ok(*issued),
+                Ok(Completed::Foreign) => {}
+                Err(kind) => return Err(self.give_up(&open, kind).await),
+            }
+            // The CA gave us an order that someone else finalized, with another key: leave it and make another.
+            let url = open.order.url().to_owned();
+            if foreign.contains(&url) || foreign.len() >= FOREIGN_ORDERS {
+                return Err(self.give_up(&open, ObtainErrorKind::ForeignOrder).await);
+            }
+            foreign.push(url);
+            open = self.order().await?;
+        }
+    }
+
     /// The order that the journal holds, if it is ours to go on with.
     async fn resume(&self) -> Result<Option<Open>, ObtainError> {
         let Some(entry) = self.journal.load().await? else { return Ok(None) };

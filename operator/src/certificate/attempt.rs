@@ -266,9 +266,9 @@ impl Line<'_> {
         let solvers = solvers_for(&self.context.solvers, &issuer.solvers, applicant);
         let (steps, seen) = watch::channel(String::new());
         let progress = Steps { steps };
+        let account = issuer.account.in_turns(self.context.turns.of(failed));
         // Names that have failed come after those that haven't.
-        let account =
-            if failed { issuer.account.yielding(&self.context.retries) } else { issuer.account.clone() };
+        let account = if failed { account.yielding() } else { account };
         let result = tokio::select! {
             result = obtain(&account, &request, journal, &solvers, &progress) => result,
             never = self.tell_steps(wanted, stored, seen) => match never {},

@@ -7,7 +7,6 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Client, ResourceExt};
 use thiserror::Error;
-use tokio::sync::Semaphore;
 use waxwing_acme::limits::Settled;
 use waxwing_acme::{Issued, Journal, Leaf, ObtainError};
 use waxwing_api::{Certificate, labels, reason};
@@ -28,6 +27,7 @@ use super::revocation::{RevocationWatch, leave_order_with, may_ask};
 use super::setback::{Setback, passed_over};
 use super::status::{self, Held, Outcome};
 use super::target_secret::{self, IssuedBy, Pair, Stored};
+use super::turns::Turns;
 use super::wanted::Wanted;
 use crate::issuer::{Lookup, ReadyIssuer, Registry};
 use crate::runtime::client::CallError;
@@ -63,8 +63,8 @@ pub struct Context {
     pub revocations: RevocationWatch,
     /// What CAs allow.
     pub budget: Budget,
-    /// Turns of those that failed last time: [`RETRIES`] at once.
-    pub retries: Arc<Semaphore>,
+    /// How many are worked on at once.
+    pub turns: Turns,
 }
 
 /// When to look at the Certificate again if nothing happens until then, and what has been seen of it.
@@ -149,9 +149,6 @@ pub async fn issue(context: &Context, certificate: Arc<Certificate>) -> Result<R
     line.set_back(&wanted, &stored, &journal, setbacks, now).await
 }
 
-/// So many attempts after failed ones are made at once: a thousand names that never pass leave processor, CA and API
-/// server to those that do.
-pub const RETRIES: usize = 100;
 /// How long a step lasts before it is worth a write.
 pub(super) const WORTH_TELLING: Duration = Duration::from_secs(1);
 

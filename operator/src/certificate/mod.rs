@@ -27,6 +27,7 @@ pub mod setback;
 pub mod status;
 pub mod target_secret;
 pub mod tasks;
+pub mod turns;
 pub mod wanted;
 
 /// The name under which the API server records what Waxwing sets.

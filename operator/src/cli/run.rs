@@ -13,12 +13,14 @@ use std::{
 use clap::Args;
 use kube::Client;
 use thiserror::Error;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use waxwing_acme::{RevocationConfig, Revocations, SelfCheck, SelfCheckConfig};
 use waxwing_api::{GoDuration, ParseDurationError};
 
 use crate::{
-    certificate::{self, advice::Advisor, budget::Budget, host_gate::HostGate, revocation::RevocationWatch},
+    certificate::{
+        self, advice::Advisor, budget::Budget, host_gate::HostGate, revocation::RevocationWatch, turns::Turns,
+    },
     issuer,
     runtime::{
         admin::{self, Readiness, ServeError},
@@ -450,7 +452,7 @@ impl Leading {
                 advisor: Advisor::default(),
                 revocations: RevocationWatch::new(self.revocations.clone()),
                 budget: Budget::new(watches, Arc::clone(metrics)),
-                retries: Arc::new(Semaphore::new(certificate::issue::RETRIES)),
+                turns: Turns::new(),
             },
             stop.clone(),
         );
