@@ -427,9 +427,10 @@ pub struct CertificateAcmeStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refused_limit: Option<LimitRefusal>,
 
-    /// Issuers of this Certificate that aren't asked again before a time, where it names several.
+    /// Issuers that aren't asked again before a time: of this Certificate, where it names several, and those that they
+    /// rehearse at.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 4))]
+    #[schemars(length(max = 8))]
     #[x_kube(merge_strategy = ListMerge::Atomic)]
     pub paused_issuers: Vec<IssuerPause>,
 

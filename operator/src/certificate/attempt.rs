@@ -1,6 +1,6 @@
 //! One issuer is asked for a certificate: whether it may be, what its limits leave, and the engine's part.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use jiff::Timestamp;
 use kube::ResourceExt;
@@ -12,14 +12,14 @@ use waxwing_api::RehearseWhen;
 
 use super::admit::{self, Facts, Refusal};
 use super::budget::{self, Cost};
-use super::candidates::{candidates, fallbacks_from, is_about_this_ca};
+use super::candidates::{candidates, fallbacks_from};
 use super::claims::claims;
 use super::decide;
 use super::history;
 use super::issue::{Line, WORTH_TELLING};
 use super::key_encoding;
 use super::order_secret::OrderSecret;
-use super::setback::Setback;
+use super::setback::{Setback, passed_over};
 use super::status::Outcome;
 use super::target_secret::{Ours, Stored};
 use super::wanted::Wanted;
@@ -108,8 +108,9 @@ impl Line<'_> {
                     self.context.budget.settle(&rehearsal, &self.uid(), &Settled::Issued);
                 }
                 // It is there to save this CA's limits, not to stand in the way.
-                Err(Setback::Failed { error, .. }) if is_about_this_ca(&error) => {
-                    tracing::info!(%error, issuer = %rehearsal.key, "there is no rehearsal");
+                Err(setback @ Setback::Failed { .. }) if setback.is_about_this_issuer() => {
+                    tracing::info!(because = passed_over([&setback]), "there is no rehearsal");
+                    self.no_rehearsal(setback.left_alone());
                 }
                 Err(Setback::Limited { wait, .. }) => {
                     tracing::info!(because = %wait, issuer = %rehearsal.key, "there is no rehearsal");
@@ -129,7 +130,12 @@ impl Line<'_> {
         journal: &OrderSecret,
     ) -> Result<Option<Arc<ReadyIssuer>>, Setback> {
         let Some((key, when)) = &issuer.rehearsal else { return Ok(None) };
-        let failures = history::failures(&self.certificate, Timestamp::now());
+        let now = Timestamp::now();
+        if let Some(until) = history::pause(&self.certificate, key, now) {
+            self.no_rehearsal(Some((key.clone(), until)));
+            return Ok(None);
+        }
+        let failures = history::failures(&self.certificate, now);
         let due = match when {
             RehearseWhen::Always => true,
             RehearseWhen::AfterFailure => failures.exist(),
@@ -150,6 +156,15 @@ impl Line<'_> {
             Lookup::Ready(rehearsal) => Ok(Some(rehearsal)),
             _ => Ok(None),
         }
+    }
+
+    fn no_rehearsal(&self, pause: Option<(IssuerKey, Timestamp)>) {
+        self.no_rehearsals.lock().unwrap_or_else(PoisonError::into_inner).extend(pause);
+    }
+
+    /// The issuers at which there is no rehearsal before which time.
+    pub(super) fn no_rehearsals(&self) -> Vec<(IssuerKey, Timestamp)> {
+        self.no_rehearsals.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// What is known of the issuer, after giving one that was applied with the Certificate the time to get ready.

@@ -17,13 +17,14 @@ use super::FIELD_MANAGER;
 use super::admit::{self, Refusal};
 use super::budget::runs_out_after;
 use super::candidates::is_about_this_ca;
+use super::conditions::sentence;
 use super::decide::{self, Fault, later};
 use super::history;
 use super::issue::{Interrupted, Line, Rest};
 use super::order_secret::OrderSecret;
 use super::renewal::Due;
 use super::setback::{Setback, passed_over};
-use super::status::{Failure, Held, Limited, Outcome, sentence};
+use super::status::{Failure, Held, Limited, Outcome};
 use super::target_secret::{self, Stored};
 use super::wanted::{Wanted, WantedError};
 use crate::issuer::{IssuerKey, ReadyIssuer};
@@ -168,7 +169,7 @@ impl Line<'_> {
             used: costs().filter_map(|cost| cost.used.clone()).collect(),
             refusal: costs().find_map(|cost| cost.refusal.clone()),
             next: None,
-            pauses: Vec::new(),
+            pauses: self.no_rehearsals(),
         };
         if !wanted.fallbacks.is_empty() {
             let now = Timestamp::now();
@@ -178,7 +179,7 @@ impl Line<'_> {
             let beside = beside.map(|(_, setback)| next(setback));
             others.next = beside.chain(self.fallbacks_from(wanted, stored, now)).min();
             let pause = |setback: &Setback| Some((setback.paused()?.clone(), next(setback)));
-            others.pauses = setbacks.iter().filter_map(pause).collect();
+            others.pauses.extend(setbacks.iter().filter_map(pause));
         }
         others
     }

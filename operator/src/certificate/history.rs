@@ -5,9 +5,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use waxwing_acme::retry::{is_to_be_waited_for, whole_second};
 use waxwing_api::{Certificate, IssuerPause, reason};
 
+use super::conditions::find;
 use super::decide::Failures;
 use super::renewal_request::asked_since_failure;
-use super::status::find;
 use crate::issuer::IssuerKey;
 
 /// What the status remembers of failed attempts at the spec as it is now.

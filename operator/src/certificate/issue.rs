@@ -1,6 +1,6 @@
 //! The one line: everything that is done for a Certificate, from top to bottom.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -29,7 +29,7 @@ use super::status::{self, Held, Outcome};
 use super::target_secret::{self, IssuedBy, Pair, Stored};
 use super::turns::Turns;
 use super::wanted::Wanted;
-use crate::issuer::{Lookup, ReadyIssuer, Registry};
+use crate::issuer::{IssuerKey, Lookup, ReadyIssuer, Registry};
 use crate::runtime::client::CallError;
 use crate::runtime::events::Events;
 use crate::runtime::metrics::Metrics;
@@ -168,6 +168,8 @@ pub(super) struct Line<'a> {
     pub(super) ask_at: Option<Timestamp>,
     /// When it is asked again whether what is stored was revoked.
     pub(super) check_at: Option<Timestamp>,
+    /// Issuers that are rehearsed at, and until when they are to be left alone.
+    pub(super) no_rehearsals: Mutex<Vec<(IssuerKey, Timestamp)>>,
 }
 
 impl<'a> Line<'a> {
@@ -186,6 +188,7 @@ impl<'a> Line<'a> {
             advice: None,
             ask_at: None,
             check_at: None,
+            no_rehearsals: Mutex::default(),
             namespace,
             certificate,
             context,
@@ -235,6 +238,7 @@ impl<'a> Line<'a> {
             account_url: issuer.account.url().to_owned(),
             passed_over: passed_over(setbacks),
             used: used_before.chain(used).collect(),
+            pauses: setbacks.iter().filter_map(Setback::left_alone).chain(self.no_rehearsals()).collect(),
         };
         self.context.metrics.issuance(reason::ISSUED);
         let (reported, cleared) =
@@ -260,7 +264,9 @@ impl<'a> Line<'a> {
                 return;
             }
         };
-        let consulted = advisor.consult(&self.certificate, leaf, &issuer.account, self.seed, now).await;
+        // An attempt, which lasts longer, has no room for this.
+        let consulted =
+            Box::pin(advisor.consult(&self.certificate, leaf, &issuer.account, self.seed, now)).await;
         if let Some((advice, ask_at)) = consulted {
             self.advice = advice;
             self.ask_at = Some(ask_at);
@@ -277,7 +283,7 @@ impl<'a> Line<'a> {
         if self.check_at.is_none_or(|at| at > now) {
             return false;
         }
-        let asked = self.context.revocations.ask(&self.certificate, stored, self.seed, now).await;
+        let asked = Box::pin(self.context.revocations.ask(&self.certificate, stored, self.seed, now)).await;
         if let Some((check_at, answer)) = asked {
             self.check_at = Some(check_at);
             self.context.metrics.revocation_check(answer);

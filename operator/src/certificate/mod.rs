@@ -9,6 +9,7 @@ mod attempt;
 pub mod budget;
 pub mod candidates;
 pub mod claims;
+mod conditions;
 pub mod controller;
 pub mod decide;
 mod ending;

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use jiff::Timestamp;
 use kube::api::{Api, Patch, PatchParams};
 use kube::{Client, ResourceExt};
-use serde_json::{Value, json};
-use waxwing_api::Certificate;
+use serde_json::{Map, Value, json};
+use waxwing_api::{Certificate, CertificateStatus};
 
 use super::FIELD_MANAGER;
 use super::status::{self, Held, Outcome, Report};
@@ -43,18 +43,29 @@ impl Reporter {
         outcome: &Outcome,
         now: Timestamp,
     ) -> Result<Option<String>, CallError> {
+        // It is a part of every step; this way none has room for it but while it reports.
+        Box::pin(self.report_here(held, outcome, now)).await
+    }
+
+    async fn report_here(
+        &self,
+        held: &Held<'_>,
+        outcome: &Outcome,
+        now: Timestamp,
+    ) -> Result<Option<String>, CallError> {
         let mut certificate = self.current();
         let mut tries = TRIES;
         loop {
             let Report { status, event, remarks } = status::report(&certificate, held, outcome, now);
-            let before = certificate.status.as_ref().map_or(Ok(Value::Null), serde_json::to_value);
-            let (Ok(before), Ok(after)) = (before, serde_json::to_value(&status)) else {
-                // Both are plain data of ours: nothing in them can't be written as JSON.
-                return Ok(None);
-            };
-            if before != after {
-                match self.write(&certificate, &before, &after).await {
-                    Ok(written) => certificate = Arc::new(written),
+            // Both are plain data of ours: nothing in them can't be written as JSON.
+            let Ok(difference) = difference(certificate.status.as_ref(), &status) else { return Ok(None) };
+            if let Some(difference) = difference {
+                match self.write(&certificate, difference).await {
+                    Ok(mut written) => {
+                        // Nobody here reads who has set which field.
+                        written.metadata.managed_fields = None;
+                        certificate = Arc::new(written);
+                    }
                     Err(error) if error.is_conflict() && tries > 0 => {
                         tries -= 1;
                         let name = certificate.name_any();
@@ -94,16 +105,11 @@ impl Reporter {
         }
     }
 
-    async fn write(
-        &self,
-        certificate: &Certificate,
-        before: &Value,
-        after: &Value,
-    ) -> Result<Certificate, CallError> {
+    async fn write(&self, certificate: &Certificate, difference: Value) -> Result<Certificate, CallError> {
         let name = certificate.name_any();
         let patch = json!({
             "metadata": { "resourceVersion": certificate.metadata.resource_version },
-            "status": status::merge_patch(before, after),
+            "status": difference,
         });
         let params = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
         let what =
@@ -118,3 +124,50 @@ impl Reporter {
 
 /// How often a status is written on a newer version before giving way to whoever keeps changing it.
 const TRIES: usize = 5;
+
+/// The merge patch between two statuses, if there is a difference.
+fn difference(
+    before: Option<&CertificateStatus>,
+    after: &CertificateStatus,
+) -> Result<Option<Value>, serde_json::Error> {
+    let before = before.map_or(Ok(Value::Null), serde_json::to_value)?;
+    let after = serde_json::to_value(after)?;
+    Ok((before != after).then(|| merge_patch(&before, &after)))
+}
+
+/// The merge patch that turns one JSON value into another: what is gone becomes null.
+fn merge_patch(before: &Value, after: &Value) -> Value {
+    match (before, after) {
+        (Value::Object(before), Value::Object(after)) => {
+            let mut patch = Map::new();
+            for (key, old) in before {
+                match after.get(key) {
+                    None => drop(patch.insert(key.clone(), Value::Null)),
+                    Some(new) if new == old => {}
+                    Some(new) => drop(patch.insert(key.clone(), merge_patch(old, new))),
+                }
+            }
+            for (key, new) in after.iter().filter(|(key, _)| !before.contains_key(*key)) {
+                patch.insert(key.clone(), new.clone());
+            }
+            Value::Object(patch)
+        }
+        _ => after.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_merge_patch_removes_what_is_gone() {
+        let before = json!({"a": 1, "b": {"c": 1, "d": 2}, "e": [1]});
+        let after = json!({"b": {"d": 3}, "e": [2], "f": 4});
+        let patch = merge_patch(&before, &after);
+        assert_eq!(patch, json!({"a": null, "b": {"c": null, "d": 3}, "e": [2], "f": 4}));
+        assert_eq!(merge_patch(&after, &after), json!({}));
+    }
+}

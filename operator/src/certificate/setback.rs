@@ -5,11 +5,11 @@ use std::sync::Arc;
 use super::admit::Refusal;
 use super::budget::Cost;
 use super::candidates::is_about_this_ca;
-use super::status::sentence;
+use super::conditions::sentence;
 use crate::issuer::{IssuerKey, ReadyIssuer};
 use jiff::Timestamp;
 use waxwing_acme::limits::Wait;
-use waxwing_acme::{ObtainError, diagnose};
+use waxwing_acme::{ObtainError, Retry, diagnose};
 
 /// How asking one issuer ended without a certificate.
 #[derive(Debug)]
@@ -95,6 +95,18 @@ impl Setback {
         match self {
             Self::Failed { issuer, error, .. } => is_about_this_ca(error).then_some(&issuer.key),
             Self::Paused { issuer, .. } => Some(issuer),
+            _ => None,
+        }
+    }
+
+    /// The issuer that is to be left alone until a time, also when another one has issued.
+    pub fn left_alone(&self) -> Option<(IssuerKey, Timestamp)> {
+        match self {
+            Self::Failed { issuer, error, .. } if is_about_this_ca(error) => match error.class().retry {
+                Retry::NotBefore(until) => Some((issuer.key.clone(), until)),
+                Retry::Backoff | Retry::AfterChange => None,
+            },
+            Self::Paused { issuer, until } => Some((issuer.clone(), *until)),
             _ => None,
         }
     }

@@ -6,16 +6,16 @@
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
-use serde_json::{Map, Value};
 use waxwing_acme::Leaf;
-use waxwing_acme::retry::whole_second;
+use waxwing_acme::retry::{is_to_be_waited_for, whole_second};
 use waxwing_api::{
-    Certificate, CertificateStatus, IssuerKind, IssuerRef, LimitRefusal, LimitUse, RenewalInformation,
-    SuggestedWindow, reason,
+    Certificate, CertificateStatus, IssuerKind, IssuerPause, IssuerRef, LimitRefusal, LimitUse,
+    RenewalInformation, SuggestedWindow, reason,
 };
 
 use super::admit::Refusal;
 use super::advice::Advice;
+use super::conditions::{condition, find, seconds, sentence, set};
 use super::decide::Fault;
 use super::history::{failures, kept_pause};
 use super::limits_used;
@@ -58,6 +58,8 @@ pub enum Outcome {
         passed_over: Option<String>,
         /// What was used of the CAs' limits.
         used: Vec<LimitUse>,
+        /// Which issuers are to be left alone until which time.
+        pauses: Vec<(IssuerKey, Timestamp)>,
     },
     /// An attempt is due, but not yet.
     Waiting,
@@ -129,7 +131,8 @@ pub fn report(certificate: &Certificate, held: &Held<'_>, outcome: &Outcome, now
     let before = certificate.status.clone().unwrap_or_default();
     let generation = certificate.metadata.generation;
     let mut status = before.clone();
-    if !failures(certificate, now).hold_back() {
+    let hold_back = failures(certificate, now).hold_back();
+    if !hold_back {
         forget_failures(&mut status);
     }
     let mut event = describe_held(&mut status, &before, held, now).or_else(|| revocation(&before, held));
@@ -141,6 +144,11 @@ pub fn report(certificate: &Certificate, held: &Held<'_>, outcome: &Outcome, now
     let issuing = match outcome {
         Outcome::Kept => {
             forget_failures(&mut status);
+            // A CA's time runs on whoever has issued meanwhile.
+            if let (Some(acme), Some(before)) = (&mut status.acme, &before.acme) {
+                let runs = |pause: &&IssuerPause| hold_back && is_to_be_waited_for(pause.until.0, now);
+                acme.paused_issuers = before.paused_issuers.iter().filter(runs).cloned().collect();
+            }
             let says_so = find(&before.conditions, reason::ISSUING)
                 .is_some_and(|condition| condition.status == "False" && condition.reason == reason::ISSUED);
             (!says_so)
@@ -148,12 +156,13 @@ pub fn report(certificate: &Certificate, held: &Held<'_>, outcome: &Outcome, now
         }
         Outcome::Waiting => None,
         Outcome::Working(step) => Some((true, reason::IN_PROGRESS, sentence(step))),
-        Outcome::Issued { order_url, account_url, passed_over, used } => {
+        Outcome::Issued { order_url, account_url, passed_over, used, pauses } => {
             forget_failures(&mut status);
             status.last_issuance_time = Some(Time(seconds(now)));
             let acme = status.acme.get_or_insert_default();
             acme.order_url = Some(order_url.clone());
             acme.account_url = Some(account_url.clone());
+            acme.paused_issuers = pauses.iter().map(kept_pause).collect();
             limits_used::remember(&mut status, used, now);
             let others = passed_over.as_ref().map(|others| format!(" {others}")).unwrap_or_default();
             if let Some(event) = &mut event {
@@ -205,27 +214,6 @@ pub fn report(certificate: &Certificate, held: &Held<'_>, outcome: &Outcome, now
         set(&mut status.conditions, condition(reason::ISSUING, is_true, reason, message), generation, now);
     }
     Report { status, event, remarks }
-}
-
-/// The merge patch that turns one JSON value into another: what is gone becomes null.
-pub fn merge_patch(before: &Value, after: &Value) -> Value {
-    match (before, after) {
-        (Value::Object(before), Value::Object(after)) => {
-            let mut patch = Map::new();
-            for (key, old) in before {
-                match after.get(key) {
-                    None => drop(patch.insert(key.clone(), Value::Null)),
-                    Some(new) if new == old => {}
-                    Some(new) => drop(patch.insert(key.clone(), merge_patch(old, new))),
-                }
-            }
-            for (key, new) in after.iter().filter(|(key, _)| !before.contains_key(*key)) {
-                patch.insert(key.clone(), new.clone());
-            }
-            Value::Object(patch)
-        }
-        _ => after.clone(),
-    }
 }
 
 /// Fills what is known of the stored leaf; a leaf with another serial than before is news.
@@ -341,74 +329,11 @@ fn forget_failures(status: &mut CertificateStatus) {
     }
 }
 
-fn condition(type_: &str, is_true: bool, reason: &str, message: String) -> Condition {
-    Condition {
-        type_: type_.into(),
-        status: if is_true { "True" } else { "False" }.into(),
-        reason: reason.into(),
-        message: shorten(message),
-        observed_generation: None,
-        last_transition_time: Time(Timestamp::UNIX_EPOCH),
-    }
-}
-
-/// Sets a condition; its transition time moves only with its status.
-fn set(conditions: &mut Vec<Condition>, mut new: Condition, generation: Option<i64>, now: Timestamp) {
-    new.observed_generation = generation;
-    new.last_transition_time = Time(seconds(now));
-    match conditions.iter_mut().find(|condition| condition.type_ == new.type_) {
-        Some(old) => {
-            if old.status == new.status {
-                new.last_transition_time = old.last_transition_time.clone();
-            }
-            *old = new;
-        }
-        None => conditions.push(new),
-    }
-}
-
-pub(super) fn find<'a>(conditions: &'a [Condition], type_: &str) -> Option<&'a Condition> {
-    conditions.iter().find(|condition| condition.type_ == type_)
-}
-
-/// Kubernetes keeps whole seconds; a fraction would make each status differ from what was stored.
-fn seconds(time: Timestamp) -> Timestamp {
-    Timestamp::from_second(time.as_second()).unwrap_or(time)
-}
-
-/// A condition's message holds 32 KiB; a CA's words, which are the longest part, don't need that.
-const LONGEST_MESSAGE: usize = 2_000;
-
-fn shorten(mut message: String) -> String {
-    if message.len() > LONGEST_MESSAGE {
-        let end = (0..=LONGEST_MESSAGE).rev().find(|end| message.is_char_boundary(*end)).unwrap_or_default();
-        message.truncate(end);
-        message.push('…');
-    }
-    message
-}
-
-/// The first letter in upper case and a full stop, for what began as the end of an error.
-pub fn sentence(text: &str) -> String {
-    let mut characters = text.chars();
-    // A name is not a word: names of hosts stay as they are.
-    let first_word = text.split_whitespace().next().unwrap_or_default();
-    let mut sentence = match characters.next() {
-        Some(first) if !first_word.contains('.') => first.to_uppercase().chain(characters).collect(),
-        _ => text.to_owned(),
-    };
-    if !sentence.ends_with(['.', '!', '?', '…']) {
-        sentence.push('.');
-    }
-    sentence
-}
-
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::super::wanted::tests::certificate;
     use super::*;
+    use jiff::SignedDuration;
 
     const NOW: Timestamp = Timestamp::constant(1_800_000_000, 0);
 
@@ -467,6 +392,7 @@ mod tests {
             account_url: "https://ca.example/account/1".into(),
             passed_over: None,
             used: Vec::new(),
+            pauses: Vec::new(),
         };
         let first = report(&certificate, &holding(&leaf), &outcome, NOW);
         assert_eq!(first.status.revision, Some(1));
@@ -504,6 +430,7 @@ mod tests {
             account_url: "https://ca.example/account/1".into(),
             passed_over: Some(why.into()),
             used: Vec::new(),
+            pauses: Vec::new(),
         };
         let issued = report(&certificate, &held, &outcome, NOW);
         let note = issued.event.unwrap().note;
@@ -656,6 +583,30 @@ mod tests {
     }
 
     #[test]
+    fn a_cas_time_runs_on_when_another_one_has_issued() {
+        let mut certificate = certificate(&["a.example"]);
+        let leaf = leaf("01");
+        let key = IssuerKey { kind: IssuerKind::ClusterIssuer, namespace: None, name: "busy".into() };
+        let until = NOW + SignedDuration::from_hours(24);
+        let issued = Outcome::Issued {
+            order_url: "https://ca.example/order/1".into(),
+            account_url: "https://ca.example/account/1".into(),
+            passed_over: None,
+            used: Vec::new(),
+            pauses: vec![(key, until)],
+        };
+        certificate.status = Some(report(&certificate, &holding(&leaf), &issued, NOW).status);
+        let pauses = |certificate: &Certificate, now| {
+            let kept = report(certificate, &holding(&leaf), &Outcome::Kept, now).status;
+            kept.acme.unwrap_or_default().paused_issuers.len()
+        };
+        assert_eq!(pauses(&certificate, NOW), 1);
+        assert_eq!(pauses(&certificate, until), 0, "it is over");
+        certificate.metadata.generation = Some(2);
+        assert_eq!(pauses(&certificate, NOW), 0, "another spec may fare better");
+    }
+
+    #[test]
     fn a_refusal_is_an_event_once() {
         let mut certificate = certificate(&["a.example"]);
         let refused =
@@ -664,20 +615,5 @@ mod tests {
         assert!(first.event.unwrap().warning);
         certificate.status = Some(first.status);
         assert_eq!(report(&certificate, &EMPTY, &refused, NOW).event, None);
-    }
-
-    #[test]
-    fn a_merge_patch_removes_what_is_gone() {
-        let before = json!({"a": 1, "b": {"c": 1, "d": 2}, "e": [1]});
-        let after = json!({"b": {"d": 3}, "e": [2], "f": 4});
-        let patch = merge_patch(&before, &after);
-        assert_eq!(patch, json!({"a": null, "b": {"c": null, "d": 3}, "e": [2], "f": 4}));
-        assert_eq!(merge_patch(&after, &after), json!({}));
-    }
-
-    #[test]
-    fn sentences_leave_host_names_alone() {
-        assert_eq!(sentence("there is no issuer"), "There is no issuer.");
-        assert_eq!(sentence("a.example is routed elsewhere"), "a.example is routed elsewhere.");
     }
 }
