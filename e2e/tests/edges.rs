@@ -1,6 +1,6 @@
 //! Several edges before one cluster, which don't learn a route at the same instant.
 
-use std::{fs, time::Duration};
+use std::time::Duration;
 
 use bytes::Bytes;
 use e2e::{
@@ -20,13 +20,7 @@ const SLOW: Duration = Duration::from_secs(6);
 
 #[tokio::test]
 async fn the_ca_is_asked_when_every_edge_has_the_route() -> Result<(), Error> {
-    // Who asks is told by the User-Agent.
-    let arguments = vec!["--accessLog.fields.headers.names.User-Agent=keep".to_owned()];
-    let every = |throttle| TraefikOptions {
-        throttle: Some(throttle),
-        arguments: arguments.clone(),
-        ..TraefikOptions::default()
-    };
+    let every = |throttle| TraefikOptions { throttle: Some(throttle), ..TraefikOptions::default() };
     let parts = Parts { step_ca: true, traefik: Some(every(Duration::from_millis(100))), ..Parts::default() };
     let stage = Stage::start_with("edges", parts, &[("WAXWING_SELF_CHECK_TIMEOUT", "30s")]).await?;
     let slow = stage.lab().second_traefik(&every(SLOW)).await?;
@@ -53,7 +47,7 @@ async fn the_ca_is_asked_when_every_edge_has_the_route() -> Result<(), Error> {
     assert_eq!(failures, None, "the first attempt succeeds");
     let log = s.operator().process().log();
     assert!(log.contains(&format!("self-check of {host} passed")), "{log}");
-    let (quick, slow) = (challenges(stage.lab().traefik()?)?, challenges(&slow)?);
+    let (quick, slow) = (stage.lab().traefik()?.challenges()?, slow.challenges()?);
     for (edge, asked) in [("quick", &quick), ("slow", &slow)] {
         assert!(asked.iter().any(|one| one.by_us && one.status == 200), "the {edge} edge: {asked:?}");
         let misled = asked.iter().find(|one| !one.by_us && one.status != 200);
@@ -62,25 +56,4 @@ async fn the_ca_is_asked_when_every_edge_has_the_route() -> Result<(), Error> {
     assert!(slow.iter().any(|one| one.by_us && one.status == 404), "it wasn't slow: {slow:?}");
     assert!(quick.iter().chain(&slow).any(|one| !one.by_us), "the CA has asked: {quick:?} {slow:?}");
     s.nothing_left().await
-}
-
-/// A request for a challenge's answer.
-#[derive(Debug)]
-struct Asked {
-    /// By a self-check; else by the CA.
-    by_us: bool,
-    status: u16,
-}
-
-/// What an edge was asked, in order.
-fn challenges(edge: &Traefik) -> Result<Vec<Asked>, Error> {
-    let path = edge.access_log();
-    let log = fs::read_to_string(path).map_err(Error::io(|| format!("reading {}", path.display())))?;
-    let lines = log.lines().filter(|line| line.contains(" /.well-known/acme-challenge/"));
-    let asked = lines.map(|line| {
-        // After the request, which is quoted, the status.
-        let status = line.split('"').nth(2).and_then(|rest| rest.split_whitespace().next()?.parse().ok());
-        Asked { by_us: line.contains("(self-check)"), status: status.unwrap_or_default() }
-    });
-    Ok(asked.collect())
 }

@@ -3,10 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::{
-    collections::BTreeSet,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use e2e::{
     Error,
@@ -41,36 +38,40 @@ async fn lab() -> Result<(&'static Lab, MutexGuard<'static, ()>), Error> {
     Ok((LAB.get_or_try_init(|| Lab::start("replicas", parts)).await?, turn))
 }
 
-/// Applies many Certificates, and waits until a third of them has an order open.
-async fn many_under_way(s: &Scenario<'_>) -> Result<(), Error> {
+/// Applies many Certificates, and waits until a third of them has an order open. Gives these.
+async fn many_under_way(s: &Scenario<'_>) -> Result<Vec<String>, Error> {
     try_join_all((0..MANY).map(|number| async move {
         let name = format!("c{number}");
         s.certify(&name, json!({"dnsNames": [s.name(&name)]})).await
     }))
     .await?;
     probe::until("orders", PATIENCE, || async {
-        let open = s.open_orders().await?.len();
-        if open >= MANY / 3 {
-            return Ok(());
+        let open = s.open_orders().await?;
+        if open.len() >= MANY / 3 {
+            return Ok(open);
         }
-        Err(Error::Invalid { what: "issuances".to_owned(), why: format!("{open} are under way") })
+        Err(Error::Invalid { what: "issuances".to_owned(), why: format!("{} are under way", open.len()) })
     })
     .await
 }
 
-/// Waits for all, and checks that each has cost one finalized order and no failure, and that nobody wrote who had lost
-/// the lease.
-async fn all_are_well(fleet: &Fleet<'_>, s: &Scenario<'_>) -> Result<(), Error> {
+/// Waits for all, and checks that each has cost one finalized order and no failure, that those that were `under_way`
+/// went on with the same order, and that nobody wrote who had lost the lease.
+async fn all_are_well(fleet: &Fleet<'_>, s: &Scenario<'_>, under_way: &[String]) -> Result<(), Error> {
     for number in 0..MANY {
         let certificate = s.ready(&format!("c{number}")).await?;
         let failures = certificate.status.and_then(|status| status.failed_issuance_attempts);
         assert_eq!(failures, None, "c{number} counts failures");
     }
     s.nothing_left().await?;
-    let finalized = fleet.finalized()?;
+    let orders = fleet.orders()?;
     for number in 0..MANY {
-        let orders = finalized.get(&s.name(&format!("c{number}"))).map_or(0, BTreeSet::len);
-        assert_eq!(orders, 1, "c{number} has cost one finalized order");
+        let certificate = format!("c{number}");
+        let of_it = orders.get(&s.name(&certificate)).cloned().unwrap_or_default();
+        assert_eq!(of_it.finalized.len(), 1, "{certificate} has cost one finalized order");
+        // An order that the CA was just making when a process died is nobody's.
+        let most = if under_way.contains(&certificate) { 1 } else { 2 };
+        assert!(of_it.created.len() <= most, "{certificate}: {:?} were made", of_it.created);
     }
     assert_eq!(fleet.writes_of_deposed()?, Vec::<String>::new());
     Ok(())
@@ -84,11 +85,11 @@ async fn a_leader_that_is_killed_is_replaced() -> Result<(), Error> {
     let s = fleet.scenario("killed").await?;
     let before = fleet.leader(None).await?;
 
-    many_under_way(&s).await?;
+    let under_way = many_under_way(&s).await?;
     fleet.kill(before).await?;
     let after = fleet.leader(None).await?;
     assert_ne!(before, after);
-    all_are_well(&fleet, &s).await
+    all_are_well(&fleet, &s, &under_way).await
 }
 
 #[tokio::test]
@@ -99,14 +100,14 @@ async fn a_leader_that_was_stopped_writes_no_more() -> Result<(), Error> {
     let s = fleet.scenario("stopped").await?;
     let before = fleet.leader(None).await?;
 
-    many_under_way(&s).await?;
+    let under_way = many_under_way(&s).await?;
     fleet.process(before).freeze()?;
     fleet.leave(before).await?;
     let after = fleet.leader(None).await?;
     assert_ne!(before, after);
     fleet.process(before).thaw()?;
     fleet.join(before).await?;
-    all_are_well(&fleet, &s).await?;
+    all_are_well(&fleet, &s, &under_way).await?;
     assert!(!fleet.leads(before).await?, "it has seen that it leads no more");
     assert_eq!(fleet.leader(None).await?, after, "it stands by, and lets the other lead");
     fleet.ready(before).await
@@ -120,7 +121,7 @@ async fn an_api_server_that_is_away_ends_all_leading_and_loses_nothing() -> Resu
     let s = fleet.scenario("away").await?;
     let before = fleet.leader(None).await?;
 
-    many_under_way(&s).await?;
+    let under_way = many_under_way(&s).await?;
     lab.api_server().kill();
     // Longer than any lease: this is the fault itself.
     tokio::time::sleep(Duration::from_secs(20)).await;
@@ -128,7 +129,7 @@ async fn an_api_server_that_is_away_ends_all_leading_and_loses_nothing() -> Resu
     lab.api_server().start()?;
     lab.api_server_ready().await?;
     fleet.leader(None).await?;
-    all_are_well(&fleet, &s).await
+    all_are_well(&fleet, &s, &under_way).await
 }
 
 #[tokio::test]
@@ -139,11 +140,11 @@ async fn an_edge_that_is_restarted_loses_nothing() -> Result<(), Error> {
     let s = fleet.scenario("edge").await?;
     fleet.leader(None).await?;
 
-    many_under_way(&s).await?;
+    let under_way = many_under_way(&s).await?;
     let traefik = lab.traefik()?.process();
     traefik.kill();
     traefik.start()?;
-    all_are_well(&fleet, &s).await
+    all_are_well(&fleet, &s, &under_way).await
 }
 
 #[tokio::test]
@@ -154,8 +155,9 @@ async fn a_rolling_restart_is_noticed_by_nobody() -> Result<(), Error> {
     fleet.leader(Some(0)).await?;
     fleet.start(&[1, 2]).await?;
     let s = fleet.scenario("rolling").await?;
+    let asked = lab.traefik()?.challenges()?.len();
 
-    many_under_way(&s).await?;
+    let under_way = many_under_way(&s).await?;
     // As a Deployment does it: when the new one is ready, the old one ends, and doesn't hold up the next.
     for (old, new) in [(0, 3), (1, 4), (2, 5)] {
         fleet.start(&[new]).await?;
@@ -170,7 +172,11 @@ async fn a_rolling_restart_is_noticed_by_nobody() -> Result<(), Error> {
     for old in [0, 1, 2] {
         fleet.ended(old).await?;
     }
-    all_are_well(&fleet, &s).await
+    all_are_well(&fleet, &s, &under_way).await?;
+    let challenges = lab.traefik()?.challenges()?;
+    let by_the_ca: Vec<_> = challenges.iter().skip(asked).filter(|asked| !asked.by_us).collect();
+    assert!(by_the_ca.len() >= MANY && by_the_ca.iter().all(|asked| asked.status == 200), "{by_the_ca:?}");
+    Ok(())
 }
 
 #[tokio::test]
@@ -224,7 +230,7 @@ async fn what_fails_after_a_take_over_is_ordered_again_and_not_counted() -> Resu
     let certificate = s.ready("shop").await?;
     let status = certificate.status.unwrap();
     assert_eq!(status.failed_issuance_attempts, None);
-    assert_eq!(fleet.finalized()?.get(&host).map(BTreeSet::len), Some(1));
+    assert_eq!(fleet.orders()?.get(&host).map(|of| of.finalized.len()), Some(1));
     Ok(())
 }
 
@@ -247,8 +253,8 @@ async fn clocks_ten_minutes_off_change_nothing() -> Result<(), Error> {
     let before = fleet.lease().await?;
     fleet.start(&[1, 2]).await?;
     let s = fleet.scenario("skewed").await?;
-    many_under_way(&s).await?;
-    all_are_well(&fleet, &s).await?;
+    let under_way = many_under_way(&s).await?;
+    all_are_well(&fleet, &s, &under_way).await?;
     assert_eq!(fleet.lease().await?, before, "a clock that is ahead takes no live lease");
 
     // One whose clock is wrong takes over in its turn, and keeps its lease from the others.

@@ -19,7 +19,7 @@ use serde_json::json;
 use waxwing_api::reason;
 
 use super::{
-    Lab, Mark, OWN_NAMESPACE, Operator, OperatorOptions, Traefik, User,
+    Lab, Mark, OWN_NAMESPACE, Operator, OperatorOptions, Orders, Traefik, User,
     scenario::{PATIENCE, Scenario},
 };
 use crate::{
@@ -228,14 +228,9 @@ impl<'lab> Fleet<'lab> {
         .await
     }
 
-    /// The orders that the CA has finalized since the fleet was made, by DNS name.
-    pub fn finalized(&self) -> Result<BTreeMap<String, BTreeSet<String>>, Error> {
-        let orders = self.lab.step_ca()?.orders(self.ca_log);
-        Ok(orders
-            .into_iter()
-            .map(|(name, orders)| (name, orders.finalized))
-            .filter(|(_, orders)| !orders.is_empty())
-            .collect())
+    /// The orders that the CA has made and finalized since the fleet was made, by DNS name.
+    pub fn orders(&self) -> Result<BTreeMap<String, Orders>, Error> {
+        Ok(self.lab.step_ca()?.orders(self.ca_log))
     }
 
     /// Writes that took effect although another replica had taken the Lease before they arrived. Leases themselves and

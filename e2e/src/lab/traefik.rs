@@ -1,12 +1,9 @@
 //! Traefik, the ingress controller, on ports 80 and 443 of an address of the node.
 
-use std::{
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{path::PathBuf, time::Duration};
 
 use super::{Places, User, cluster};
-use crate::{Error, http::Http, parts::Part, probe, process::Process};
+use crate::{Error, http::Http, parts::Part, paths, probe, process::Process};
 
 /// The port of its ping.
 const PING: u16 = 9100;
@@ -20,6 +17,15 @@ pub struct TraefikOptions {
     pub throttle: Option<Duration>,
     /// More arguments.
     pub arguments: Vec<String>,
+}
+
+/// A request for a challenge's answer.
+#[derive(Debug)]
+pub struct ChallengeRequest {
+    /// By a self-check; else by the CA.
+    pub by_us: bool,
+    /// The answer's.
+    pub status: u16,
 }
 
 /// A running Traefik.
@@ -48,6 +54,8 @@ impl Traefik {
             "--log.level=INFO".to_owned(),
             "--log.noColor=true".to_owned(),
             format!("--accessLog.filePath={}", access_log.display()),
+            // It tells who asks.
+            "--accessLog.fields.headers.names.User-Agent=keep".to_owned(),
             "--ping=true".to_owned(),
             format!("--entryPoints.traefik.address={address}:{PING}"),
             format!("--entryPoints.web.address={address}:80"),
@@ -74,9 +82,16 @@ impl Traefik {
         Ok(Self { process, access_log })
     }
 
-    /// Where it writes what it was asked, in the Common Log Format.
-    pub fn access_log(&self) -> &Path {
-        &self.access_log
+    /// The requests for challenges' answers that it has had, in order.
+    pub fn challenges(&self) -> Result<Vec<ChallengeRequest>, Error> {
+        let log = paths::read(&self.access_log)?;
+        let lines = log.lines().filter(|line| line.contains(" /.well-known/acme-challenge/"));
+        let asked = lines.map(|line| {
+            // In the Common Log Format, the status comes after the request, which is quoted.
+            let status = line.split('"').nth(2).and_then(|rest| rest.split_whitespace().next()?.parse().ok());
+            ChallengeRequest { by_us: line.contains("(self-check)"), status: status.unwrap_or_default() }
+        });
+        Ok(asked.collect())
     }
 
     /// Its process.
