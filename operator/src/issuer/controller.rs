@@ -13,7 +13,10 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::json;
 use tokio::{sync::broadcast, time::timeout};
 use tokio_util::sync::CancellationToken;
-use waxwing_acme::{Actor, Class, Observer, Retry, backoff, retry::whole_second};
+use waxwing_acme::{
+    Actor, Class, Observer, Retry, backoff,
+    retry::{is_to_be_waited_for, whole_second},
+};
 use waxwing_api::{Acme, AcmeIssuer, ClusterIssuer, Issuer, IssuerKind, RenewalInformationSource, reason};
 
 use super::{
@@ -202,7 +205,8 @@ fn is_due(entry: &Entry, version: &Version, now: Timestamp) -> bool {
     entry.version != *version
         || match &entry.outcome {
             Outcome::Ready(_) => entry.lost,
-            Outcome::Failed { next, .. } => *next <= now,
+            // A clock that was set back must not put it to sleep.
+            Outcome::Failed { next, .. } => !is_to_be_waited_for(*next, now),
         }
 }
 
