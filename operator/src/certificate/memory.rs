@@ -103,9 +103,11 @@ pub fn read(caches: &Caches, now: Timestamp) -> Memory {
     };
     let mut by_uid = HashMap::new();
     for certificate in caches.certificates.store().state() {
-        let Some(issuer) = issuer_of(&certificate, &certificate.spec.issuer_ref, &known) else { continue };
+        let issuer = issuer_of(&certificate, &certificate.spec.issuer_ref, &known);
         let by = applicant(&certificate, issuer, now);
-        if history::is_stopped_by(&certificate, reason::RATE_LIMITED) {
+        if let Some(issuer) = issuer
+            && history::is_stopped_by(&certificate, reason::RATE_LIMITED)
+        {
             memory.waiting.push((issuer.limits.clone(), by.clone()));
         }
         for used in limits_used::in_certificate(certificate.status.as_ref()) {
@@ -119,7 +121,9 @@ pub fn read(caches: &Caches, now: Timestamp) -> Memory {
             let refused = limits_used::refused(refusal);
             memory.refused.push((known.limits.clone(), by, refused, refusal.until.0));
         }
-        by_uid.insert(by.id.clone(), (issuer.limits.clone(), by));
+        if let Some(issuer) = issuer {
+            by_uid.insert(by.id.clone(), (issuer.limits.clone(), by));
+        }
     }
     for order in caches.order_secrets.store().state() {
         let name = order.name_any();
@@ -160,8 +164,9 @@ fn refusal(certificate: &Certificate, now: Timestamp) -> Option<&LimitRefusal> {
     is_to_be_waited_for(refusal.until.0, now).then_some(refusal)
 }
 
-/// Who a Certificate is, by its status alone: it says what is stored.
-fn applicant(certificate: &Certificate, issuer: &Known, now: Timestamp) -> Applicant {
+/// Who a Certificate is, by its status alone: it says what is stored. A fallback may have issued it before there was an
+/// account at its first choice.
+fn applicant(certificate: &Certificate, issuer: Option<&Known>, now: Timestamp) -> Applicant {
     let spec = &certificate.spec;
     let names =
         spec.dns_names.iter().chain(&spec.common_name).map(|name| name.to_ascii_lowercase()).collect();
@@ -169,8 +174,8 @@ fn applicant(certificate: &Certificate, issuer: &Known, now: Timestamp) -> Appli
     let mut by = Applicant {
         id: certificate.uid().unwrap_or_default(),
         namespace: certificate.namespace().unwrap_or_default(),
-        ca: issuer.ca.clone(),
-        account: issuer.account.clone(),
+        ca: issuer.map(|issuer| issuer.ca.clone()).unwrap_or_default(),
+        account: issuer.map(|issuer| issuer.account.clone()).unwrap_or_default(),
         names,
         purpose: Purpose::FirstIssue,
         standing: Standing { urgent: false, failing: false, since: created },
@@ -182,7 +187,7 @@ fn applicant(certificate: &Certificate, issuer: &Known, now: Timestamp) -> Appli
         by.standing.since = status.renewal_time.as_ref().map_or(created, |time| time.0);
         let (issued, named) = (status.issuer_ref.as_ref(), &spec.issuer_ref);
         let same_issuer = issued.is_some_and(|issued| issued.name == named.name && issued.kind == named.kind);
-        if same_issuer && history::is_of_account(certificate, &issuer.account) {
+        if same_issuer && issuer.is_some_and(|issuer| history::is_of_account(certificate, &issuer.account)) {
             by.purpose = Purpose::Renewal;
         }
     }
@@ -254,6 +259,10 @@ mod tests {
             }),
             ..CertificateStatus::default()
         });
+        // A fallback issued it, and its first choice is gone: what it used is used.
+        let mut by_a_fallback = certificate.clone();
+        by_a_fallback.spec.issuer_ref.name = "gone".into();
+        assert_eq!(read(&caches(vec![by_a_fallback]), NOW).past.len(), 1);
         let memory = read(&caches(vec![certificate]), NOW);
         assert_eq!((memory.issuers.len(), memory.past.len()), (1, 1));
         let limits = &memory.issuers[0].2;

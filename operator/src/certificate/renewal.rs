@@ -89,3 +89,36 @@ const TOO_EARLY: &str = "spec.renewBefore is left aside: the certificate's whole
      time, or renewBeforePercentage.";
 const NO_WINDOW: &str = "None of spec.renewal.windows comes in time, so it is renewed outside of them; write windows \
      that come more often, or a longer renewBefore.";
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use jiff::SignedDuration;
+
+    use super::super::wanted::tests::{leaf, wanted};
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::constant(1_800_000_000, 0);
+
+    #[test]
+    fn a_renew_before_of_the_whole_lifetime_is_left_aside_and_told() {
+        let day = Duration::from_hours(24);
+        let leaf = leaf(NOW, NOW + SignedDuration::from_hours(24));
+        let with = |renew_before: Option<Duration>| {
+            let mut wanted = wanted(&["a.example"]);
+            wanted.renew_before = renew_before;
+            due(&wanted, Some(&leaf), None, None, 7, NOW)
+        };
+        for too_long in [day, day * 30] {
+            let Due { at, remarks, .. } = with(Some(too_long));
+            assert_eq!(at, with(None).at, "as if it weren't there");
+            assert_eq!(
+                remarks.iter().map(|one| one.event).collect::<Vec<_>>(),
+                [Some(reason::RENEWAL_SPEC_IGNORED)]
+            );
+        }
+        let fits = with(Some(day / 4));
+        assert!(fits.remarks.is_empty() && fits.at != with(None).at, "{fits:?}");
+    }
+}
