@@ -28,8 +28,9 @@ const LOOK: Duration = Duration::from_secs(2);
 /// Requests at once to the lab's name server, and to the API server.
 const AT_ONCE: usize = 16;
 
-/// Issues good names alone, then as many beside bad ones, each of which has failed and is being tried again. Nothing
-/// of the first burst is left when the second begins but its Certificates.
+/// Issues good names alone, then as many beside bad ones whose first orders are under way, then as many beside the same
+/// bad ones, each of which has failed and is being tried again. Nothing of a burst is left when the next begins but its
+/// Certificates.
 pub async fn measure(lab: &Lab, options: &Options) -> Result<Vec<Row>, Error> {
     let lane = Lane::BadNames.to_string();
     let ca = FaultCa::start(lab.authority(), Behaviour::default())?;
@@ -62,17 +63,27 @@ pub async fn measure(lab: &Lab, options: &Options) -> Result<Vec<Row>, Error> {
     let unreachable = stream::iter(&bad).map(|name| lab.dns().add(name, silent));
     unreachable.buffer_unordered(AT_ONCE).try_collect::<Vec<()>>().await?;
     certificates.create_all(&bad, AT_ONCE).await?;
-    failed(lab, &namespace, bad.len()).await?;
-    let before = usage(&operator)?;
-    let mark = lab.audit().mark()?;
-    let beside = certificates.all_at_once(&names("b", options.certificates), BURST).await?;
-    let after = usage(&operator)?;
-    let writes = lab.audit().count(User::Waxwing, mark)?;
-    // The bad names' own is in it.
-    let used = operator_use(writes, after.cpu.saturating_sub(before.cpu), after, options.certificates);
-    let ratio = beside.span.as_secs_f64() / alone.span.as_secs_f64().max(f64::EPSILON);
-    let what = format!("{}; {ratio:.2} times what they take alone", Lane::BadNames.what());
-    rows.push(Row { operator: Some(used), what, ..row(&format!("{lane}: {}", bad.len()), &beside, options) });
+    for (kind, burst) in [("first", "b"), ("again", "c")] {
+        if kind == "first" {
+            ordered(&ca, options.certificates + bad.len()).await?;
+        } else {
+            failed(lab, &namespace, bad.len()).await?;
+        }
+        let before = usage(&operator)?;
+        let mark = lab.audit().mark()?;
+        let beside = certificates.all_at_once(&names(burst, options.certificates), BURST).await?;
+        let after = usage(&operator)?;
+        let writes = lab.audit().count(User::Waxwing, mark)?;
+        // The bad names' own is in it.
+        let used = operator_use(writes, after.cpu.saturating_sub(before.cpu), after, options.certificates);
+        let ratio = beside.span.as_secs_f64() / alone.span.as_secs_f64().max(f64::EPSILON);
+        let what = format!(
+            "beside {} that never pass, tried {}; {ratio:.2} times what they take alone",
+            bad.len(),
+            if kind == "first" { "for the first time" } else { kind },
+        );
+        rows.push(Row { operator: Some(used), what, ..row(&format!("{lane}: {kind}"), &beside, options) });
+    }
 
     drop(certificates);
     operator.stop().await;
@@ -93,6 +104,15 @@ fn row(lane: &str, timed: &Timed, options: &Options) -> Row {
         operator: None,
         failures: timed.failures.clone(),
     }
+}
+
+/// Waits until so many orders have been made.
+async fn ordered(ca: &FaultCa, count: usize) -> Result<(), Error> {
+    probe::until("orders of the names that never pass", FAILED, || async {
+        let made = ca.orders().len();
+        if made >= count { Ok(()) } else { Err(format!("{made} of {count} are made")) }
+    })
+    .await
 }
 
 /// Waits until each has failed, and a tenth of them once more: the others' next attempts are under way or about to be.

@@ -22,6 +22,7 @@ use super::order_secret::OrderSecret;
 use super::setback::{Setback, passed_over};
 use super::status::Outcome;
 use super::target_secret::{Ours, Stored};
+use super::turns::Queue;
 use super::wanted::Wanted;
 use crate::issuer::{IssuerKey, Lookup, ReadyIssuer};
 use crate::solver::{Applicant, solvers_for};
@@ -78,7 +79,7 @@ impl Line<'_> {
         Some((leaf, self.due(wanted, Some(leaf), self.advice.as_ref(), now).at?))
     }
 
-    /// Asks one issuer. `others` says whether it is one of several.
+    /// Asks one issuer. `others` says whether it is one of several that may be asked now.
     pub(super) async fn ask(
         &self,
         wanted: &Wanted,
@@ -92,7 +93,9 @@ impl Line<'_> {
         if matches!(lookup, Lookup::Pending) {
             return Err(Setback::Pending { issuer: key.clone() });
         }
-        if others && let Some(until) = history::pause(&self.certificate, key, Timestamp::now()) {
+        if !wanted.fallbacks.is_empty()
+            && let Some(until) = history::pause(&self.certificate, key, Timestamp::now())
+        {
             return Err(Setback::Paused { issuer: key.clone(), until });
         }
         let issuer =
@@ -131,6 +134,9 @@ impl Line<'_> {
     ) -> Result<Option<Arc<ReadyIssuer>>, Setback> {
         let Some((key, when)) = &issuer.rehearsal else { return Ok(None) };
         let now = Timestamp::now();
+        if self.no_rehearsals().iter().any(|(other, _)| other == key) {
+            return Ok(None);
+        }
         if let Some(until) = history::pause(&self.certificate, key, now) {
             self.no_rehearsal(Some((key.clone(), until)));
             return Ok(None);
@@ -269,9 +275,14 @@ impl Line<'_> {
             replaces: self.replaces(wanted, stored, issuer),
             preferred_chain: issuer.preferred_chain.clone(),
         };
-        let failed = history::failures(&self.certificate, Timestamp::now()).exist();
+        let now = Timestamp::now();
+        let serves = decide::serving(wanted, stored, now).is_ok();
+        let failures = history::failures(&self.certificate, now);
+        let failed = failures.exist() && !failures.asked_since;
+        let queue = Queue::of(serves, orderer.standing.urgent, failed);
+        let yields = queue == Queue::Again;
         let applicant = Applicant {
-            failed,
+            yields,
             labels: self.certificate.labels().clone(),
             names: wanted.names.iter().filter(|name| !name.starts_with("*.")).cloned().collect(),
             namespace: self.namespace.clone(),
@@ -281,9 +292,8 @@ impl Line<'_> {
         let solvers = solvers_for(&self.context.solvers, &issuer.solvers, applicant);
         let (steps, seen) = watch::channel(String::new());
         let progress = Steps { steps };
-        let account = issuer.account.in_turns(self.context.turns.of(failed));
-        // Names that have failed come after those that haven't.
-        let account = if failed { account.yielding() } else { account };
+        let account = issuer.account.in_turns(self.context.turns.of(queue));
+        let account = if yields { account.yielding() } else { account };
         let result = tokio::select! {
             result = obtain(&account, &request, journal, &solvers, &progress) => result,
             never = self.tell_steps(wanted, stored, seen) => match never {},

@@ -130,7 +130,14 @@ impl Line<'_> {
             return Ok(self.rest_until(now));
         }
         let waits = || setbacks.iter().position(Setback::is_limit);
-        let told = setbacks.iter().rposition(Setback::is_failure).or_else(waits).unwrap_or_default();
+        let refuses = || setbacks.iter().position(|setback| setback.left_alone().is_none());
+        let told = setbacks
+            .iter()
+            .rposition(Setback::is_failure)
+            .or_else(waits)
+            .or_else(refuses)
+            .unwrap_or_default();
+        let all = passed_over(&setbacks);
         let others = self.others(wanted, stored, &setbacks, told);
         let setback = setbacks.remove(told);
         let passed_over = passed_over(&setbacks);
@@ -142,6 +149,16 @@ impl Line<'_> {
             }
             Setback::Paused { until, .. } => {
                 let until = others.next.map_or(until, |next| until.min(next));
+                if let Some(message) = all
+                    && history::is_stopped_by(&self.certificate, reason::ISSUED)
+                {
+                    // What they answered is told nowhere since another one has issued.
+                    let refusal = Refusal { reason: reason::BACKING_OFF, message };
+                    let outcome = Outcome::Refused(refusal);
+                    let version =
+                        self.reporter.report(&self.held(wanted, stored, now), &outcome, now).await?;
+                    return Ok(Rest { wake: self.wake(wanted, stored, until, now), version });
+                }
                 self.wait(wanted, stored, until, now).await
             }
             Setback::Refused { mut refusal, .. } => {

@@ -7,7 +7,7 @@ use waxwing_api::{Certificate, IssuerPause, reason};
 
 use super::conditions::find;
 use super::decide::Failures;
-use super::renewal_request::asked_since_failure;
+use super::renewal_request::asked_since;
 use crate::issuer::IssuerKey;
 
 /// What the status remembers of failed attempts at the spec as it is now.
@@ -17,7 +17,7 @@ pub fn failures(certificate: &Certificate, now: Timestamp) -> Failures {
         count: status.failed_issuance_attempts.unwrap_or_default().max(0),
         next_attempt: status.next_attempt_time.as_ref().map(|time| time.0),
         same_spec: attempted_this_spec(certificate),
-        asked_since: asked_since_failure(certificate, now),
+        asked_since: asked_since(certificate, now),
     }
 }
 

@@ -44,11 +44,14 @@ pub fn unreported_issuance(leaf: &Leaf, now: Timestamp) -> Timestamp {
 /// CAs date what they issue back by an hour, so that clocks that are slow take it.
 const BACKDATED: Duration = Duration::from_hours(2);
 
-/// Whether a renewal was asked for since the last attempt failed: back-off is about those before.
-pub fn asked_since_failure(certificate: &Certificate, now: Timestamp) -> bool {
-    let failed = certificate.status.as_ref().and_then(|status| status.last_failure_time.as_ref());
+/// Whether a renewal was asked for since the last attempt ended: back-off, and what CAs asked for, is about those before.
+pub fn asked_since(certificate: &Certificate, now: Timestamp) -> bool {
+    let ended = certificate
+        .status
+        .as_ref()
+        .and_then(|status| status.last_failure_time.as_ref().or(status.last_issuance_time.as_ref()));
     let asked = requested(certificate).ok().flatten().filter(|time| *time <= now);
-    matches!((asked, failed), (Some(asked), Some(failed)) if asked > failed.0)
+    matches!((asked, ended), (Some(asked), Some(ended)) if asked > ended.0)
 }
 
 /// The time to write for a renewal now: later than everything that would make it an old request.
@@ -147,11 +150,11 @@ mod tests {
                 last_failure_time: Some(at(seconds)),
                 ..CertificateStatus::default()
             });
-            asked_since_failure(&certificate, NOW)
+            asked_since(&certificate, NOW)
         };
         assert!(failed(-1));
         assert!(!failed(0) && !failed(1), "an attempt was made since");
-        assert!(!asked_since_failure(&asking(&at(5).0.to_string()), NOW), "not yet");
+        assert!(!asked_since(&asking(&at(5).0.to_string()), NOW), "not yet");
     }
 
     #[test]

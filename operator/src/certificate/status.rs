@@ -132,6 +132,8 @@ pub fn report(certificate: &Certificate, held: &Held<'_>, outcome: &Outcome, now
     let generation = certificate.metadata.generation;
     let mut status = before.clone();
     let hold_back = failures(certificate, now).hold_back();
+    let mut running = before.acme.as_ref().map(|acme| acme.paused_issuers.clone()).unwrap_or_default();
+    running.retain(|pause| hold_back && is_to_be_waited_for(pause.until.0, now));
     if !hold_back {
         forget_failures(&mut status);
     }
@@ -144,10 +146,8 @@ pub fn report(certificate: &Certificate, held: &Held<'_>, outcome: &Outcome, now
     let issuing = match outcome {
         Outcome::Kept => {
             forget_failures(&mut status);
-            // A CA's time runs on whoever has issued meanwhile.
-            if let (Some(acme), Some(before)) = (&mut status.acme, &before.acme) {
-                let runs = |pause: &&IssuerPause| hold_back && is_to_be_waited_for(pause.until.0, now);
-                acme.paused_issuers = before.paused_issuers.iter().filter(runs).cloned().collect();
+            if let Some(acme) = &mut status.acme {
+                acme.paused_issuers = pauses(&[], &running, None);
             }
             let says_so = find(&before.conditions, reason::ISSUING)
                 .is_some_and(|condition| condition.status == "False" && condition.reason == reason::ISSUED);
@@ -156,13 +156,13 @@ pub fn report(certificate: &Certificate, held: &Held<'_>, outcome: &Outcome, now
         }
         Outcome::Waiting => None,
         Outcome::Working(step) => Some((true, reason::IN_PROGRESS, sentence(step))),
-        Outcome::Issued { order_url, account_url, passed_over, used, pauses } => {
+        Outcome::Issued { order_url, account_url, passed_over, used, pauses: left_alone } => {
             forget_failures(&mut status);
             status.last_issuance_time = Some(Time(seconds(now)));
             let acme = status.acme.get_or_insert_default();
             acme.order_url = Some(order_url.clone());
             acme.account_url = Some(account_url.clone());
-            acme.paused_issuers = pauses.iter().map(kept_pause).collect();
+            acme.paused_issuers = pauses(left_alone, &running, held.issued_by);
             limits_used::remember(&mut status, used, now);
             let others = passed_over.as_ref().map(|others| format!(" {others}")).unwrap_or_default();
             if let Some(event) = &mut event {
@@ -203,7 +203,7 @@ pub fn report(certificate: &Certificate, held: &Held<'_>, outcome: &Outcome, now
             if status.acme.is_some() || failure.refusal.is_some() || !failure.pauses.is_empty() {
                 let acme = status.acme.get_or_insert_default();
                 acme.refused_limit.clone_from(&failure.refusal);
-                acme.paused_issuers = failure.pauses.iter().map(kept_pause).collect();
+                acme.paused_issuers = pauses(&failure.pauses, &running, None);
             }
             limits_used::remember(&mut status, &failure.used, now);
             event = Some(Notice { warning: true, reason, note: message.clone() });
@@ -318,6 +318,27 @@ fn fallback(held: &Held<'_>) -> String {
         _ => String::new(),
     }
 }
+
+/// Who is left alone: a CA's time runs on whoever has issued, or failed, meanwhile. But who has issued needs no pause.
+fn pauses(
+    new: &[(IssuerKey, Timestamp)],
+    running: &[IssuerPause],
+    issued_by: Option<&IssuedBy>,
+) -> Vec<IssuerPause> {
+    let mut pauses: Vec<IssuerPause> = Vec::new();
+    for pause in new.iter().map(kept_pause).chain(running.iter().cloned()) {
+        let has_issued =
+            issued_by.is_some_and(|by| by.kind == pause.kind.to_string() && by.name == pause.name);
+        let known = pauses.iter().any(|known| (known.kind, &known.name) == (pause.kind, &pause.name));
+        if !known && !has_issued && pauses.len() < PAUSES {
+            pauses.push(pause);
+        }
+    }
+    pauses
+}
+
+/// As many issuers as a Certificate can name, and as many again that they rehearse at.
+const PAUSES: usize = 8;
 
 fn forget_failures(status: &mut CertificateStatus) {
     status.failed_issuance_attempts = None;
@@ -573,10 +594,11 @@ mod tests {
         assert_eq!(acme.refused_limit, Some(refusal));
         let whole = Time(NOW + jiff::SignedDuration::from_secs(2));
         assert_eq!(acme.paused_issuers[0].until, whole, "never sooner than the CA said");
-        assert_eq!(refused.next_attempt_time, Some(whole));
+        assert_eq!(refused.next_attempt_time, Some(whole.clone()));
         certificate.status = Some(refused);
-        let again = report(&certificate, &EMPTY, &failed(60), NOW).status.acme.unwrap();
-        assert_eq!((again.refused_limit, again.paused_issuers.len()), (None, 0));
+        let again = |now| report(&certificate, &EMPTY, &failed(60), now).status.acme.unwrap();
+        assert_eq!((again(NOW).refused_limit, again(NOW).paused_issuers.len()), (None, 1));
+        assert_eq!(again(whole.0).paused_issuers.len(), 0, "it is over");
         let limited = Limited { message: "wait".into(), note: "wait".into() };
         let limited = report(&certificate, &EMPTY, &Outcome::Limited(limited), NOW).status;
         assert_eq!(limited.next_attempt_time, None, "this was the attempt");
@@ -586,24 +608,34 @@ mod tests {
     fn a_cas_time_runs_on_when_another_one_has_issued() {
         let mut certificate = certificate(&["a.example"]);
         let leaf = leaf("01");
-        let key = IssuerKey { kind: IssuerKind::ClusterIssuer, namespace: None, name: "busy".into() };
+        let key =
+            |name: &str| IssuerKey { kind: IssuerKind::ClusterIssuer, namespace: None, name: name.into() };
         let until = NOW + SignedDuration::from_hours(24);
-        let issued = Outcome::Issued {
+        let issued = |pauses: &[&str]| Outcome::Issued {
             order_url: "https://ca.example/order/1".into(),
             account_url: "https://ca.example/account/1".into(),
             passed_over: None,
             used: Vec::new(),
-            pauses: vec![(key, until)],
+            pauses: pauses.iter().map(|name| (key(name), until)).collect(),
         };
-        certificate.status = Some(report(&certificate, &holding(&leaf), &issued, NOW).status);
-        let pauses = |certificate: &Certificate, now| {
-            let kept = report(certificate, &holding(&leaf), &Outcome::Kept, now).status;
-            kept.acme.unwrap_or_default().paused_issuers.len()
+        let paused = |certificate: &Certificate, outcome: &Outcome, now| -> Vec<String> {
+            let acme = report(certificate, &holding(&leaf), outcome, now).status.acme.unwrap_or_default();
+            acme.paused_issuers.into_iter().map(|one| one.name).collect()
         };
-        assert_eq!(pauses(&certificate, NOW), 1);
-        assert_eq!(pauses(&certificate, until), 0, "it is over");
+        certificate.status = Some(report(&certificate, &holding(&leaf), &issued(&["busy"]), NOW).status);
+        assert_eq!(paused(&certificate, &Outcome::Kept, NOW), ["busy"]);
+        assert_eq!(paused(&certificate, &Outcome::Kept, until), [""; 0], "it is over");
+        // Whoever wasn't asked meanwhile is left alone still.
+        assert_eq!(paused(&certificate, &issued(&["other", "other"]), NOW), ["other", "busy"]);
+        let Outcome::Failed(failure) = failed(60) else { unreachable!() };
+        assert_eq!(paused(&certificate, &Outcome::Failed(failure), NOW), ["busy"]);
+        let by = IssuedBy::from(&key("busy"));
+        let held = Held { issued_by: Some(&by), ..holding(&leaf) };
+        let none =
+            report(&certificate, &held, &issued(&[]), NOW).status.acme.unwrap_or_default().paused_issuers;
+        assert!(none.is_empty(), "it has issued itself: {none:?}");
         certificate.metadata.generation = Some(2);
-        assert_eq!(pauses(&certificate, NOW), 0, "another spec may fare better");
+        assert_eq!(paused(&certificate, &Outcome::Kept, NOW), [""; 0], "another spec may fare better");
     }
 
     #[test]

@@ -4,34 +4,80 @@ use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 
+/// Among whom an issuance waits for its turn.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Queue {
+    /// Those whose certificate serves and runs out.
+    RunsOut,
+    /// Those who haven't failed.
+    First,
+    /// Those whose last attempt failed: others come first.
+    Again,
+}
+
 /// The turns of issuances, of all issuers. Clones share them.
 #[derive(Clone, Debug)]
 pub struct Turns {
+    runs_out: Arc<Semaphore>,
     first: Arc<Semaphore>,
     again: Arc<Semaphore>,
 }
 
-/// So many attempts are made at once: each takes some 60 KiB, and thousands of names that fail together, as when an edge
-/// is down, must fit into the memory that the chart allows. A name that fails holds its turn for half a minute.
-const AT_ONCE: usize = 1000;
-/// So many of those whose last attempt failed: a thousand names that never pass leave processor, CA and API server to
-/// those that do.
+/// So many attempts are made at once. One whose name doesn't pass holds its turn for half a minute, so there are more
+/// than the names that may be expected to fail together; but each takes some 60 KiB, and thousands, as when an edge is
+/// down, must fit into the memory that the chart allows.
+const FIRST: usize = 2000;
+/// So many for certificates that run out, whoever else waits.
+const RUNS_OUT: usize = 500;
+/// So many of the others whose last attempt failed: a thousand names that never pass leave processor, CA and API server
+/// to those that do.
 const AGAIN: usize = 100;
 
 impl Turns {
     /// Those of a process.
     pub fn new() -> Self {
-        Self { first: Arc::new(Semaphore::new(AT_ONCE)), again: Arc::new(Semaphore::new(AGAIN)) }
+        let turns = |count| Arc::new(Semaphore::new(count));
+        Self { runs_out: turns(RUNS_OUT), first: turns(FIRST), again: turns(AGAIN) }
     }
 
-    /// Those of a Certificate whose last attempt failed, or didn't.
-    pub fn of(&self, failed: bool) -> &Arc<Semaphore> {
-        if failed { &self.again } else { &self.first }
+    /// Those of one queue.
+    pub fn of(&self, queue: Queue) -> &Arc<Semaphore> {
+        match queue {
+            Queue::RunsOut => &self.runs_out,
+            Queue::First => &self.first,
+            Queue::Again => &self.again,
+        }
+    }
+}
+
+impl Queue {
+    /// That of a certificate that serves or doesn't, has little of its lifetime left, and failed last time. One that has
+    /// expired needs haste no more than a first one: most of these are names that nobody has any more.
+    pub fn of(serves: bool, is_late: bool, failed: bool) -> Self {
+        match (serves && is_late, failed) {
+            (true, _) => Self::RunsOut,
+            (false, true) => Self::Again,
+            (false, false) => Self::First,
+        }
     }
 }
 
 impl Default for Turns {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_runs_out_waits_for_nobody_else_while_it_serves() {
+        assert_eq!(Queue::of(true, true, true), Queue::RunsOut);
+        assert_eq!(Queue::of(true, true, false), Queue::RunsOut);
+        assert_eq!(Queue::of(true, false, true), Queue::Again);
+        assert_eq!(Queue::of(false, true, true), Queue::Again, "expired, and failing");
+        assert_eq!(Queue::of(false, true, false), Queue::First);
     }
 }

@@ -52,8 +52,6 @@ pub struct SolverContext {
 pub struct Applicant {
     /// The Certificate's labels, which selectors may ask for.
     pub labels: BTreeMap<String, String>,
-    /// Whether the last attempt failed: others come first.
-    pub failed: bool,
     /// Its DNS names, without wildcards.
     pub names: Vec<String>,
     /// Its namespace.
@@ -62,6 +60,8 @@ pub struct Applicant {
     pub thumbprint: String,
     /// Its UID.
     pub uid: String,
+    /// Whether others come first.
+    pub yields: bool,
 }
 
 impl Applicant {
@@ -74,11 +74,11 @@ impl Applicant {
     pub(crate) fn example() -> Self {
         Self {
             labels: BTreeMap::new(),
-            failed: false,
             names: vec!["shop.example.com".to_owned(), "www.example.com".to_owned()],
             namespace: "web".to_owned(),
             thumbprint: "thumb_print-1".to_owned(),
             uid: "0a1b2c3d-0000-4000-8000-000000000001".to_owned(),
+            yields: false,
         }
     }
 }

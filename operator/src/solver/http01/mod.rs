@@ -39,7 +39,7 @@ fn look(context: &SolverContext, applicant: &Applicant) -> SelfCheck {
     let ago = context.outages.since_last();
     let check =
         context.self_check.for_at_least(ago.map_or(Duration::ZERO, |ago| EDGES_BACK.saturating_sub(ago)));
-    if applicant.failed { check.sparing() } else { check }
+    if applicant.yields { check.sparing() } else { check }
 }
 
 /// Looks through the edge as the CA will.
