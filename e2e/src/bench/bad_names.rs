@@ -63,7 +63,7 @@ pub async fn measure(lab: &Lab, options: &Options) -> Result<Vec<Row>, Error> {
     let unreachable = stream::iter(&bad).map(|name| lab.dns().add(name, silent));
     unreachable.buffer_unordered(AT_ONCE).try_collect::<Vec<()>>().await?;
     certificates.create_all(&bad, AT_ONCE).await?;
-    for (kind, burst) in [("first", "b"), ("again", "c")] {
+    for (kind, tried, burst) in [("first", "for the first time", "b"), ("again", "again", "c")] {
         if kind == "first" {
             ordered(&ca, options.certificates + bad.len()).await?;
         } else {
@@ -78,9 +78,8 @@ pub async fn measure(lab: &Lab, options: &Options) -> Result<Vec<Row>, Error> {
         let used = operator_use(writes, after.cpu.saturating_sub(before.cpu), after, options.certificates);
         let ratio = beside.span.as_secs_f64() / alone.span.as_secs_f64().max(f64::EPSILON);
         let what = format!(
-            "beside {} that never pass, tried {}; {ratio:.2} times what they take alone",
+            "beside {} that never pass, tried {tried}; {ratio:.2} times what they take alone",
             bad.len(),
-            if kind == "first" { "for the first time" } else { kind },
         );
         rows.push(Row { operator: Some(used), what, ..row(&format!("{lane}: {kind}"), &beside, options) });
     }

@@ -147,7 +147,7 @@ pub fn report(certificate: &Certificate, held: &Held<'_>, outcome: &Outcome, now
         Outcome::Kept => {
             forget_failures(&mut status);
             if let Some(acme) = &mut status.acme {
-                acme.paused_issuers = pauses(&[], &running, None);
+                acme.paused_issuers = running;
             }
             let says_so = find(&before.conditions, reason::ISSUING)
                 .is_some_and(|condition| condition.status == "False" && condition.reason == reason::ISSUED);
@@ -392,6 +392,16 @@ mod tests {
         fault: Some(Fault::DoesNotExist),
     };
 
+    fn issued(passed_over: Option<&str>, pauses: Vec<(IssuerKey, Timestamp)>) -> Outcome {
+        Outcome::Issued {
+            order_url: "https://ca.example/order/1".into(),
+            account_url: "https://ca.example/account/1".into(),
+            passed_over: passed_over.map(str::to_owned),
+            used: Vec::new(),
+            pauses,
+        }
+    }
+
     fn failed(next: i64) -> Outcome {
         Outcome::Failed(Failure {
             message: "port 80 of 203.0.113.7 refused".into(),
@@ -408,13 +418,7 @@ mod tests {
     fn an_issued_certificate_is_reported_once() {
         let mut certificate = certificate(&["a.example"]);
         let leaf = leaf("01");
-        let outcome = Outcome::Issued {
-            order_url: "https://ca.example/order/1".into(),
-            account_url: "https://ca.example/account/1".into(),
-            passed_over: None,
-            used: Vec::new(),
-            pauses: Vec::new(),
-        };
+        let outcome = issued(None, Vec::new());
         let first = report(&certificate, &holding(&leaf), &outcome, NOW);
         assert_eq!(first.status.revision, Some(1));
         assert_eq!(first.status.last_issuance_time, Some(Time(NOW)));
@@ -446,13 +450,7 @@ mod tests {
         let by = IssuedBy::from(&second);
         let held = Held { issued_by: Some(&by), first_choice: Some(&first), ..holding(&leaf) };
         let why = "ClusterIssuer first was passed over: It is down.";
-        let outcome = Outcome::Issued {
-            order_url: "https://ca.example/1".into(),
-            account_url: "https://ca.example/account/1".into(),
-            passed_over: Some(why.into()),
-            used: Vec::new(),
-            pauses: Vec::new(),
-        };
+        let outcome = issued(Some(why), Vec::new());
         let issued = report(&certificate, &held, &outcome, NOW);
         let note = issued.event.unwrap().note;
         assert_eq!(note, format!("Stored a certificate for a.example from ClusterIssuer second. {why}"));
@@ -611,13 +609,7 @@ mod tests {
         let key =
             |name: &str| IssuerKey { kind: IssuerKind::ClusterIssuer, namespace: None, name: name.into() };
         let until = NOW + SignedDuration::from_hours(24);
-        let issued = |pauses: &[&str]| Outcome::Issued {
-            order_url: "https://ca.example/order/1".into(),
-            account_url: "https://ca.example/account/1".into(),
-            passed_over: None,
-            used: Vec::new(),
-            pauses: pauses.iter().map(|name| (key(name), until)).collect(),
-        };
+        let issued = |pauses: &[&str]| issued(None, pauses.iter().map(|name| (key(name), until)).collect());
         let paused = |certificate: &Certificate, outcome: &Outcome, now| -> Vec<String> {
             let acme = report(certificate, &holding(&leaf), outcome, now).status.acme.unwrap_or_default();
             acme.paused_issuers.into_iter().map(|one| one.name).collect()
