@@ -181,6 +181,10 @@ fn of_validation(host: &str, problem: Option<&Problem>, evidence: &[Evidence]) -
             format!("{host} resolves to {addresses}; port {port} of {address} refused."),
             format!("{dns_fix} The edge must listen on port {port}."),
         ),
+        Outcome::TimedOut if seen.addresses.is_empty() => say(
+            format!("{host} could not be resolved and looked at in time."),
+            format!("Check that the name servers of {host} answer, and its edge on port {port}."),
+        ),
         Outcome::TimedOut | Outcome::Unreachable => say(
             format!("{host} resolves to {addresses}; {address} did not answer on port {port}."),
             format!("{dns_fix} A firewall must let port {port} through."),
@@ -285,6 +289,13 @@ mod tests {
         ] {
             assert_eq!(diagnose(&validation("unauthorized"), &[evidence(outcome)]).cause, expected);
         }
+    }
+
+    #[test]
+    fn a_look_that_was_cut_short_names_no_address() {
+        let seen = Evidence { addresses: Vec::new(), ..evidence(Outcome::TimedOut) };
+        let cause = diagnose(&validation("connection"), &[seen]).cause;
+        assert_eq!(cause, "a.example could not be resolved and looked at in time.");
     }
 
     #[test]

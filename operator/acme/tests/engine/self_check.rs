@@ -16,7 +16,10 @@ const PATH: &str = "/.well-known/acme-challenge/token";
 
 /// An edge on loopback that answers with `answer` what is asked for.
 async fn edge<A: IntoResponse>(answer: impl Fn() -> A + Clone + Send + Sync + 'static) -> (u16, JoinSet<()>) {
-    let router = Router::new().route(PATH, get(async move || answer()));
+    serve(Router::new().route(PATH, get(async move || answer()))).await
+}
+
+async fn serve(router: Router) -> (u16, JoinSet<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let mut serving = JoinSet::new();
@@ -81,6 +84,22 @@ async fn it_ends_at_its_deadline() {
     let longer = check.for_at_least(Duration::from_millis(400)).for_at_least(Duration::ZERO);
     let evidence = longer.http01("127.0.0.1", "token", "expected").await;
     assert!(evidence.elapsed > Duration::from_millis(200), "{evidence}");
+}
+
+#[tokio::test]
+async fn what_was_seen_before_a_look_is_cut_short_is_said() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let router = Router::new().route(
+        PATH,
+        get(async move || match asked.fetch_add(1, Ordering::SeqCst) {
+            0 => StatusCode::NOT_FOUND,
+            _ => std::future::pending().await,
+        }),
+    );
+    let (port, _serving) = serve(router).await;
+    let evidence = check(port).http01("127.0.0.1", "token", "expected").await;
+    assert_eq!(evidence.observations.len(), 1, "{evidence}");
+    assert_eq!(evidence.observations[0].outcome, Outcome::Status(404));
 }
 
 #[tokio::test]
