@@ -7,10 +7,17 @@
 mod helm;
 #[path = "chart/renders.rs"]
 mod renders;
+#[path = "http01/rights.rs"]
+mod rights;
 #[path = "chart/schemas.rs"]
 mod schemas;
 
-use std::{collections::BTreeMap, env, fs, path::Path, process::Command};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    env, fs,
+    path::Path,
+    process::Command,
+};
 
 use e2e::{Error, lab::OperatorOptions, paths};
 use helm::{chart, printed, said};
@@ -202,6 +209,55 @@ fn mistakes_are_refused() -> Result<(), Error> {
     let output = render("waxwing", "waxwing-system", &["--set", monitor])?;
     assert!(said(&output).contains("metrics.podMonitor.create instead"), "{}", said(&output));
     Ok(())
+}
+
+/// Tests of solvers in the lab stand on these.
+#[test]
+fn rights_of_solvers_are_those_that_the_lab_gives() -> Result<(), Error> {
+    let roles = |set: &str| {
+        render("waxwing", "waxwing-system", &["--show-only", "templates/rbac/roles.yaml", "--set", set])
+    };
+    let usual = rules(&printed(&roles("http01.rights.pod=false")?));
+    for (value, lab) in
+        [("pod", rights::PODS), ("inPlace", rights::IN_PLACE), ("gatewayHTTPRoute", rights::GATEWAY)]
+    {
+        let chart = rules(&printed(&roles(&format!("http01.rights.{value}=true"))?));
+        let lab: BTreeSet<_> = usual.union(&rules(lab)).cloned().collect();
+        let difference: Vec<_> = chart.symmetric_difference(&lab).collect();
+        assert!(difference.is_empty(), "http01.rights.{value}: {difference:?}");
+        assert!(chart.len() > usual.len(), "http01.rights.{value}");
+    }
+    Ok(())
+}
+
+/// What the roles allow: API group, resource and verb, with the names that it is about.
+fn rules(yaml: &str) -> BTreeSet<[String; 4]> {
+    let mut allowed = BTreeSet::new();
+    for role in objects(yaml) {
+        for rule in role["rules"].as_array().into_iter().flatten() {
+            let words = |key: &str| {
+                rule[key]
+                    .as_array()
+                    .into_iter()
+                    .flatten()
+                    .map(|word| word.as_str().unwrap().to_owned())
+                    .collect::<Vec<_>>()
+            };
+            for group in words("apiGroups") {
+                for resource in words("resources") {
+                    for verb in words("verbs") {
+                        allowed.insert([
+                            group.clone(),
+                            resource.clone(),
+                            verb,
+                            words("resourceNames").join(" "),
+                        ]);
+                    }
+                }
+            }
+        }
+    }
+    allowed
 }
 
 #[test]

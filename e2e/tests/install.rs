@@ -84,7 +84,20 @@ async fn a_release_issues_from_its_install_to_its_end() -> Result<(), Error> {
     assert!(logs.contains("this replica leads") && !logs.contains("forbidden"), "{logs}");
 
     run(&lab, &["uninstall", "--wait"], &["certs", "--namespace=certs"])?;
-    for kept in ["secret/first-tls", "secret/second-tls", "certificate.waxwing.dev/first-tls"] {
+    let secrets = ["secret/first-tls", "secret/second-tls"];
+    for kept in [&secrets[..], &["certificate.waxwing.dev/first-tls"]].concat() {
+        printed(&kubectl(&lab, &["get", kept, "--namespace=web"], &Value::Null));
+    }
+
+    // Told so, the definitions go with the release, and with them every Certificate; no Secret does.
+    run(&lab, &[&["install", "--set=crds.keep=false"], &install[..]].concat(), &RELEASE)?;
+    run(&lab, &["uninstall", "--wait"], &["certs", "--namespace=certs"])?;
+    probe::until("the end of the definitions", Duration::from_mins(2), || async {
+        let answer = printed(&kubectl(&lab, &["get", "crd", "--output=name"], &Value::Null));
+        if answer.contains("waxwing.dev") { Err(answer) } else { Ok(()) }
+    })
+    .await?;
+    for kept in secrets {
         printed(&kubectl(&lab, &["get", kept, "--namespace=web"], &Value::Null));
     }
     Ok(())

@@ -2,7 +2,7 @@
 
 use e2e::{
     Error,
-    fault_ca::{Behaviour, FaultCa, Kind, Limits},
+    fault_ca::{Behaviour, FaultCa, Kind, Limits, Play, Rule, Validation},
     lab::{
         Parts, TraefikOptions,
         scenario::{PATIENCE, Scenario, Stage, condition},
@@ -11,10 +11,11 @@ use e2e::{
     sandbox::SILENT_ADDRESS,
 };
 use jiff::{SignedDuration, Timestamp};
-use kube::api::{DeleteParams, ListParams};
+use kube::ResourceExt;
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, MutexGuard, OnceCell};
-use waxwing_api::{Certificate, LimitUse, RateScope, reason};
+use waxwing_api::{Certificate, LimitUse, RateScope, labels, reason};
 
 /// One test at a time: some end the only Waxwing.
 async fn alone() -> Result<(&'static Stage, MutexGuard<'static, ()>), Error> {
@@ -147,9 +148,53 @@ async fn sixty_of_one_domain_see_no_refusal_of_a_ca_with_lets_encrypts_limits() 
         if refused { Ok(()) } else { Err("none yet".to_owned()) }
     })
     .await?;
-    let deleted =
-        s.api::<Certificate>().delete_collection(&DeleteParams::default(), &ListParams::default()).await;
-    deleted.map_err(Error::kube(|| "deleting the Certificates"))?;
+    delete_all(&s).await?;
+    s.nothing_left().await
+}
+
+#[tokio::test]
+async fn one_that_waits_for_its_turn_is_tried_at_once_when_that_is_asked_for() -> Result<(), Error> {
+    let (stage, _turn) = alone().await?;
+    let s = stage.scenario("turns").await?;
+    let behaviour = Behaviour { validation: Validation::Valid, ..Behaviour::default() };
+    let ca = FaultCa::start(s.lab().authority(), behaviour)?;
+    s.issuer("ca", json!({"server": ca.directory()})).await?;
+    s.issuer_is("ca", reason::ACCOUNT_REGISTERED).await?;
+    // They fail once, and then hang: more than are tried at once of those that have failed.
+    let mut hanging = Vec::new();
+    for number in 0..120 {
+        let name = format!("c{number}");
+        let host = s.routed(&name);
+        ca.play(Rule::new(Kind::NewOrder, Play::Html(200)).name(&host).times(1));
+        hanging.push((host.clone(), ca.play(Rule::new(Kind::NewOrder, Play::Hang).name(&host))));
+        certify(&s, &name, &host).await?;
+    }
+    let waits = probe::until("a Certificate that waits for its turn", PATIENCE, || async {
+        let all =
+            s.api::<Certificate>().list(&ListParams::default()).await.map_err(|error| error.to_string())?;
+        let says = |one: &Certificate| {
+            condition(one, reason::ISSUING).is_some_and(|why| why.message.contains("its turn"))
+        };
+        all.items.iter().find(|one| says(one)).map(ResourceExt::name_any).ok_or("none yet".to_owned())
+    })
+    .await?;
+
+    let host = s.routed(&waits);
+    for (_, rule) in hanging.iter().filter(|(other, _)| *other == host) {
+        ca.stop(*rule);
+    }
+    let now = Timestamp::now().to_string();
+    let patch = Patch::Merge(json!({"metadata": {"annotations": {labels::RENEW: now}}}));
+    let patched = s.api::<Certificate>().patch(&waits, &PatchParams::default(), &patch).await;
+    patched.map_err(Error::kube(|| "asking for a certificate"))?;
+    s.ready(&waits).await?;
+    // Four hang at once, for half a minute: in the line it would have been the hundredth.
+    let asked = ca.asked();
+    let orders: Vec<_> = asked.iter().filter(|asked| asked.kind == Kind::NewOrder).collect();
+    let before = orders.iter().rposition(|asked| asked.names == [host.clone()]).unwrap_or_default();
+    assert!((120..180).contains(&before), "{before} orders were asked for before it");
+
+    delete_all(&s).await?;
     s.nothing_left().await
 }
 
@@ -186,6 +231,12 @@ async fn issuer(s: &Scenario<'_>, rates: Value) -> Result<(), Error> {
 
 async fn certify(s: &Scenario<'_>, name: &str, host: &str) -> Result<Certificate, Error> {
     s.certify(name, spec(host, json!({}))).await
+}
+
+async fn delete_all(s: &Scenario<'_>) -> Result<(), Error> {
+    let (how, which) = (DeleteParams::default(), ListParams::default());
+    let deleted = s.api::<Certificate>().delete_collection(&how, &which).await;
+    deleted.map(|_| ()).map_err(Error::kube(|| "deleting the Certificates"))
 }
 
 /// Waits until a Certificate waits for a limit, for its spec as it is now, and says these words. Gives the message.

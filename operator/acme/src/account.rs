@@ -13,10 +13,9 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::signed::{Payload, Signed, binding, lacking, read};
-use crate::{Directory, Error, Http, Progress, Secret, Step, Timing};
+use crate::{Directory, Error, Http, Secret, Timing};
 
 /// An account's key: ECDSA on P-256. Clones share it.
 #[derive(Clone)]
@@ -132,8 +131,6 @@ struct AccountInner {
     signed: Signed,
     url: String,
     timing: Timing,
-    /// Of issuances; without them there is no bound.
-    turns: Option<Arc<Semaphore>>,
 }
 
 #[derive(Deserialize)]
@@ -221,29 +218,11 @@ impl Account {
         self.with(|inner| inner.timing = timing)
     }
 
-    /// The same account, only as many of whose issuances are worked on at once as there are `turns`, which other
-    /// accounts may share. The others wait, first come, first served, and hold little meanwhile.
-    #[must_use]
-    pub fn in_turns(&self, turns: &Arc<Semaphore>) -> Self {
-        self.with(|inner| inner.turns = Some(Arc::clone(turns)))
-    }
-
     /// The same account, for names that have failed: its requests leave most of the turns at the CA to others, so that
     /// those that do pass don't wait for them, however many they are.
     #[must_use]
     pub fn yielding(&self) -> Self {
         self.with(|inner| inner.signed.http = inner.signed.http.yielding())
-    }
-
-    /// Waits for the turn of an issuance, where it has to.
-    pub(crate) async fn turn(&self, progress: &dyn Progress) -> Option<SemaphorePermit<'_>> {
-        let turns = self.inner.turns.as_ref()?;
-        if let Ok(free) = turns.try_acquire() {
-            return Some(free);
-        }
-        progress.step(&Step::Queued);
-        // One that is closed holds nobody back.
-        turns.acquire().await.ok()
     }
 
     fn with(&self, change: impl FnOnce(&mut AccountInner)) -> Self {
@@ -262,7 +241,7 @@ impl Account {
 
     fn with_url(signed: Signed, url: String) -> Self {
         let signed = Signed { account_url: Some(url.clone()), ..signed };
-        Self { inner: Arc::new(AccountInner { signed, url, timing: Timing::default(), turns: None }) }
+        Self { inner: Arc::new(AccountInner { signed, url, timing: Timing::default() }) }
     }
 }
 

@@ -116,7 +116,7 @@ fn of_problem(problem: &Problem) -> Diagnosis {
         cause,
         match problem.acme_type() {
             "rateLimited" => {
-                "Wait: it is tried again at the time that the CA named. Ask for fewer certificates, or for a higher limit."
+                "Wait: it is tried again at the time that the CA named. If that is too late, ask the CA for a higher limit."
             }
             "rejectedIdentifier" | "unsupportedIdentifier" => {
                 "Remove or change the name: this CA doesn't issue for it."

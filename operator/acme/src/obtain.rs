@@ -30,10 +30,8 @@ pub async fn obtain(
     validate(request)?;
     let names = request.sorted_identifiers().iter().map(Identifier::to_string).collect::<Vec<_>>();
     let _flight = flights::join(account, request.profile.as_deref(), &names, progress).await;
-    // Who waits for others of the same names needs no turn yet.
-    let _turn = account.turn(progress).await;
     let issuance = Issuance { account, request, journal, solvers, progress, evidence: Vec::new() };
-    // Whoever waits for a turn doesn't hold the room for this yet.
+    // Whoever waits for others of the same names doesn't hold the room for this yet.
     Box::pin(issuance.run()).await
 }
 

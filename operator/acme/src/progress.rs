@@ -23,8 +23,6 @@ impl Progress for NoProgress {
 pub enum Step {
     /// Another issuance of the same names with the same account is under way; this one waits for it.
     Waiting,
-    /// As many issuances are worked on as may be at once; this one waits for its turn.
-    Queued,
     /// Makes the key, prepares routes and orders, all at once.
     Preparing,
     /// The CA made an order, and the journal has it.
@@ -61,7 +59,6 @@ impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Waiting => f.write_str("waiting for another issuance of the same names"),
-            Self::Queued => f.write_str("waiting for its turn, behind other issuances"),
             Self::Preparing => f.write_str("preparing"),
             Self::OrderCreated { url } => write!(f, "order {url} created and saved"),
             Self::OrderResumed { url } => write!(f, "resuming order {url}"),

@@ -1,5 +1,6 @@
 //! One issuer is asked for a certificate: whether it may be, what its limits leave, and the engine's part.
 
+use std::pin::pin;
 use std::sync::{Arc, PoisonError};
 
 use jiff::Timestamp;
@@ -11,7 +12,7 @@ use waxwing_acme::{Issued, Journal, JournalError, Leaf, Progress, Request, Step,
 use waxwing_api::RehearseWhen;
 
 use super::admit::{self, Facts, Refusal};
-use super::budget::{self, Cost};
+use super::budget::{self, Cost, runs_out};
 use super::candidates::{candidates, fallbacks_from};
 use super::claims::claims;
 use super::decide;
@@ -100,6 +101,7 @@ impl Line<'_> {
         }
         let issuer =
             self.admit(wanted, key, stored, &lookup).map_err(|refusal| Setback::refused(key, refusal))?;
+        self.take_turn(wanted, stored).await?;
         if others && self.context.issuers.pass(&issuer, Timestamp::now()).is_err() {
             return Err(Setback::refused(key, admit::silent_ca(key)));
         }
@@ -243,6 +245,39 @@ impl Line<'_> {
         budget::applicant(&self.certificate, wanted, issuer, &facts, now)
     }
 
+    /// Takes a turn, unless it has one. Whoever has to wait holds nothing meanwhile: no host, no token, no room.
+    async fn take_turn(&self, wanted: &Wanted, stored: &Stored) -> Result<(), Setback> {
+        if self.turn.lock().unwrap_or_else(PoisonError::into_inner).is_some() {
+            return Ok(());
+        }
+        let mut place = self.context.turns.queue_up(self.queue(wanted, stored, Timestamp::now()));
+        match tokio::time::timeout(WORTH_TELLING, place.turn()).await {
+            Ok(turn) => {
+                *self.turn.lock().unwrap_or_else(PoisonError::into_inner) = Some(turn);
+                Ok(())
+            }
+            Err(_) => Err(Setback::Queued(place)),
+        }
+    }
+
+    /// Waits until an order for the names may be opened, and holds no turn meanwhile. The world may have changed then.
+    async fn wait_for_others(&self, wanted: &Wanted, stored: &Stored, issuer: &ReadyIssuer) -> Setback {
+        drop(self.turn.lock().unwrap_or_else(PoisonError::into_inner).take());
+        let mut free = pin!(self.context.hosts.free(&wanted.names, issuer.account.thumbprint()));
+        if tokio::time::timeout(WORTH_TELLING, free.as_mut()).await.is_err() {
+            self.tell_step(wanted, stored, "waiting for other issuances of its names".to_owned()).await;
+            free.await;
+        }
+        Setback::Outdated
+    }
+
+    /// Among whom it waits for its turn.
+    fn queue(&self, wanted: &Wanted, stored: &Stored, now: Timestamp) -> Queue {
+        let urgent = decide::leaf(stored).is_some_and(|leaf| runs_out(leaf.not_before, leaf.not_after, now));
+        let failing = history::failures(&self.certificate, now).set_behind();
+        Queue::of(decide::serving(wanted, stored, now).is_ok(), urgent, failing)
+    }
+
     /// The engine's part. A step that lasts is told in the status, once.
     async fn obtain(
         &self,
@@ -251,11 +286,9 @@ impl Line<'_> {
         issuer: &Arc<ReadyIssuer>,
         journal: &OrderSecret,
     ) -> Result<Issued, Setback> {
-        let passage = self.context.hosts.enter(&wanted.names, issuer.account.thumbprint()).await;
-        if passage.waited {
-            // The world may have changed in the meantime.
-            return Err(Setback::Outdated);
-        }
+        let Some(_passage) = self.context.hosts.enter(&wanted.names, issuer.account.thumbprint()) else {
+            return Err(self.wait_for_others(wanted, stored, issuer).await);
+        };
         let orderer = self.orderer(wanted, stored, issuer, Timestamp::now());
         if journal.account_url().await.as_deref() == Some(issuer.account.url()) {
             self.context.budget.resume(issuer, &orderer);
@@ -275,12 +308,7 @@ impl Line<'_> {
             replaces: self.replaces(wanted, stored, issuer),
             preferred_chain: issuer.preferred_chain.clone(),
         };
-        let now = Timestamp::now();
-        let serves = decide::serving(wanted, stored, now).is_ok();
-        let failures = history::failures(&self.certificate, now);
-        let failed = failures.exist() && !failures.asked_since;
-        let queue = Queue::of(serves, orderer.standing.urgent, failed);
-        let yields = queue == Queue::Again;
+        let yields = self.queue(wanted, stored, Timestamp::now()) == Queue::Again;
         let applicant = Applicant {
             yields,
             labels: self.certificate.labels().clone(),
@@ -292,8 +320,7 @@ impl Line<'_> {
         let solvers = solvers_for(&self.context.solvers, &issuer.solvers, applicant);
         let (steps, seen) = watch::channel(String::new());
         let progress = Steps { steps };
-        let account = issuer.account.in_turns(self.context.turns.of(queue));
-        let account = if yields { account.yielding() } else { account };
+        let account = if yields { issuer.account.yielding() } else { issuer.account.clone() };
         let result = tokio::select! {
             result = obtain(&account, &request, journal, &solvers, &progress) => result,
             never = self.tell_steps(wanted, stored, seen) => match never {},
@@ -303,6 +330,14 @@ impl Line<'_> {
             let cost = self.context.budget.failed(issuer, &orderer, &error);
             Setback::Failed { issuer: Arc::clone(issuer), error, cost }
         })
+    }
+
+    async fn tell_step(&self, wanted: &Wanted, stored: &Stored, step: String) {
+        let now = Timestamp::now();
+        let told = self.reporter.report(&self.held(wanted, stored, now), &Outcome::Working(step), now).await;
+        if let Err(error) = told {
+            tracing::debug!(%error, "a step went untold");
+        }
     }
 
     async fn tell_steps(
@@ -320,12 +355,7 @@ impl Line<'_> {
                 },
                 () = tokio::time::sleep(WORTH_TELLING) => {}
             }
-            let now = Timestamp::now();
-            if let Err(error) =
-                self.reporter.report(&self.held(wanted, stored, now), &Outcome::Working(step), now).await
-            {
-                tracing::debug!(%error, "a step went untold");
-            }
+            self.tell_step(wanted, stored, step).await;
             if steps.changed().await.is_err() {
                 std::future::pending::<()>().await;
             }

@@ -247,7 +247,7 @@ pub fn applicant(
         purpose,
         standing: Standing {
             urgent: facts.leaf.is_some_and(|leaf| runs_out(leaf.not_before, leaf.not_after, now)),
-            failing: facts.failures.exist(),
+            failing: facts.failures.set_behind(),
             since: facts.due.unwrap_or(created),
         },
     }

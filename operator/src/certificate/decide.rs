@@ -89,6 +89,16 @@ impl Failures {
         self.same_spec && self.count > 0
     }
 
+    /// As many as the next attempt is after: others than those that make it wait are forgotten when it ends.
+    pub fn counted(&self) -> i32 {
+        if self.hold_back() { self.count } else { 0 }
+    }
+
+    /// Whether others come before it, as they do unless a renewal was asked for.
+    pub fn set_behind(&self) -> bool {
+        self.exist() && !self.asked_since
+    }
+
     /// Whether they make the next attempt wait.
     pub fn hold_back(&self) -> bool {
         self.same_spec && !self.asked_since

@@ -20,12 +20,13 @@ use super::candidates::is_about_this_ca;
 use super::conditions::sentence;
 use super::decide::{self, Fault, later};
 use super::history;
-use super::issue::{Interrupted, Line, Rest};
+use super::issue::{Interrupted, Line, Next, Rest};
 use super::order_secret::OrderSecret;
 use super::renewal::Due;
 use super::setback::{Setback, passed_over};
 use super::status::{Failure, Held, Limited, Outcome};
 use super::target_secret::{self, Stored};
+use super::turns::Place;
 use super::wanted::{Wanted, WantedError};
 use crate::issuer::{IssuerKey, ReadyIssuer};
 use crate::runtime::client::CallError;
@@ -68,7 +69,14 @@ impl Line<'_> {
         until: Timestamp,
         now: Timestamp,
     ) -> Result<Rest, Interrupted> {
-        let version = self.reporter.report(&self.held(wanted, stored, now), &Outcome::Waiting, now).await?;
+        let outcome = if history::is_under_way(&self.certificate) {
+            // An attempt that waited for its turn until it wasn't due any more.
+            let message = format!("the last attempt has failed; the next one begins at {until}");
+            Outcome::Refused(Refusal { reason: reason::BACKING_OFF, message })
+        } else {
+            Outcome::Waiting
+        };
+        let version = self.reporter.report(&self.held(wanted, stored, now), &outcome, now).await?;
         Ok(Rest { wake: self.wake(wanted, stored, until, now), version })
     }
 
@@ -117,6 +125,20 @@ impl Line<'_> {
         Ok(Rest { wake: later(now, BACKSTOP), version })
     }
 
+    /// Others come first. That is told, and nothing is held while it waits.
+    pub(super) async fn queue_up(
+        &self,
+        wanted: &Wanted,
+        stored: &Stored,
+        place: Place,
+        now: Timestamp,
+    ) -> Result<Next, Interrupted> {
+        if let Some(step) = history::step_of_waiting(&self.certificate) {
+            self.reporter.report(&self.held(wanted, stored, now), &Outcome::Working(step), now).await?;
+        }
+        Ok(Next::Queue { place, until: changes_at(stored, now) })
+    }
+
     /// No issuer has issued. An attempt that failed says more than a no to another one.
     pub(super) async fn set_back(
         &self,
@@ -142,7 +164,7 @@ impl Line<'_> {
         let setback = setbacks.remove(told);
         let passed_over = passed_over(&setbacks);
         match setback {
-            Setback::Outdated => Ok(self.rest_until(now)),
+            Setback::Outdated | Setback::Queued(_) => Ok(self.rest_until(now)),
             Setback::Pending { issuer } => {
                 let refusal = Refusal { reason: reason::ISSUER_NOT_READY, message: admit::pending(&issuer) };
                 self.refuse(wanted, stored, Some(journal), refusal, now).await
@@ -170,7 +192,7 @@ impl Line<'_> {
             Setback::Limited { issuer, wait } => {
                 let until = others.next.map_or(wait.until, |next| wait.until.min(next));
                 let wait = Wait { until, ..wait };
-                self.limited(wanted, stored, &issuer, &wait, passed_over, now).await
+                self.limited(wanted, stored, &issuer, &wait, Others { passed_over, ..others }, now).await
             }
             Setback::Failed { issuer, error, .. } => {
                 self.fail(wanted, stored, &issuer, journal, error, Others { passed_over, ..others }).await
@@ -208,7 +230,7 @@ impl Line<'_> {
         stored: &Stored,
         issuer: &ReadyIssuer,
         wait: &Wait,
-        passed_over: Option<String>,
+        others: Others,
         now: Timestamp,
     ) -> Result<Rest, Interrupted> {
         tracing::info!(because = %wait, until = %wait.until, "a limit of the CA is used up");
@@ -219,8 +241,9 @@ impl Line<'_> {
                 issuer.key,
                 wait.until,
                 instead(wait.scope),
-                passed_over.map(|others| format!(" {others}")).unwrap_or_default()
+                others.passed_over.map(|others| format!(" {others}")).unwrap_or_default()
             ),
+            pauses: others.pauses,
             note: sentence(&format!("{}: {what}", issuer.key)),
         };
         let version =
@@ -349,8 +372,7 @@ impl Line<'_> {
 
     /// When an issuer may be asked again after an attempt that failed so.
     fn next_attempt(&self, stored: &Stored, class: &Class, now: Timestamp) -> Timestamp {
-        let failures = history::failures(&self.certificate, now);
-        let count = if failures.hold_back() { failures.count } else { 0 };
+        let count = history::failures(&self.certificate, now).counted();
         let lifetime = decide::leaf(stored).map(|leaf| decide::until(leaf.not_after, leaf.not_before));
         let attempt = u32::try_from(count).unwrap_or_default().saturating_add(1);
         backoff(attempt, class, now, lifetime, self.seed)
@@ -359,10 +381,7 @@ impl Line<'_> {
     /// When to look again while waiting: at `until`, and whenever what is stored tells something else by then. It is
     /// asked about, is needed more urgently, may come from a fallback, has expired.
     fn wake(&self, wanted: &Wanted, stored: &Stored, until: Timestamp, now: Timestamp) -> Timestamp {
-        let leaf = decide::leaf(stored);
-        let urgent = leaf.map(|leaf| later(runs_out_after(leaf.not_before, leaf.not_after), A_MOMENT));
-        let expired = leaf.map(|leaf| leaf.not_after);
-        let sooner = [self.ask_at, urgent, expired, self.fallbacks_from(wanted, stored, now)];
+        let sooner = [self.ask_at, changes_at(stored, now), self.fallbacks_from(wanted, stored, now)];
         sooner.into_iter().flatten().filter(|at| *at > now).fold(until, Timestamp::min)
     }
 
@@ -422,6 +441,14 @@ const FOREIGN_SECRET: Duration = Duration::from_secs(30);
 /// An order that a CA hasn't brought to an end in this time is left.
 const STUCK: Duration = Duration::from_hours(24);
 const A_MOMENT: Duration = Duration::from_secs(1);
+
+/// When what is stored is needed more urgently, or has expired.
+fn changes_at(stored: &Stored, now: Timestamp) -> Option<Timestamp> {
+    let leaf = decide::leaf(stored)?;
+    let urgent = later(runs_out_after(leaf.not_before, leaf.not_after), A_MOMENT);
+    [urgent, leaf.not_after].into_iter().filter(|at| *at > now).min()
+}
+
 /// Whether the issuance failed for want of the API server, which says nothing about the Certificate.
 fn stands_on_api_server(error: &ObtainError) -> bool {
     if !matches!(&*error.kind, ObtainErrorKind::Journal(_) | ObtainErrorKind::Solver { .. }) {

@@ -1,11 +1,11 @@
 //! What a Certificate's status says of earlier attempts: pure functions.
 
 use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use waxwing_acme::retry::{is_to_be_waited_for, whole_second};
 use waxwing_api::{Certificate, IssuerPause, reason};
 
-use super::conditions::find;
+use super::conditions::{find, sentence};
 use super::decide::Failures;
 use super::renewal_request::asked_since;
 use crate::issuer::IssuerKey;
@@ -23,9 +23,28 @@ pub fn failures(certificate: &Certificate, now: Timestamp) -> Failures {
 
 /// Whether the condition Issuing says that it was stopped for this reason.
 pub fn is_stopped_by(certificate: &Certificate, why: &str) -> bool {
-    let issuing = certificate.status.as_ref().and_then(|status| find(&status.conditions, reason::ISSUING));
-    issuing.is_some_and(|issuing| issuing.reason == why)
+    issuing(certificate).is_some_and(|issuing| issuing.reason == why)
 }
+
+/// Whether the condition Issuing says that an attempt is under way.
+pub fn is_under_way(certificate: &Certificate) -> bool {
+    issuing(certificate).is_some_and(|issuing| issuing.status == "True")
+}
+
+/// What is to be told of one that waits for its turn, unless it is told already. Why its last attempt failed is kept.
+pub fn step_of_waiting(certificate: &Certificate) -> Option<String> {
+    let said = issuing(certificate);
+    if said.is_some_and(|said| said.status == "True" && said.message.starts_with(&sentence(WAITS))) {
+        return None;
+    }
+    let failed = said.filter(|said| [reason::BACKING_OFF, reason::FAILED].contains(&&*said.reason));
+    Some(match failed {
+        Some(failed) => format!("{} The last attempt: {}", sentence(WAITS), failed.message),
+        None => WAITS.to_owned(),
+    })
+}
+
+const WAITS: &str = "waiting for its turn, behind other issuances";
 
 /// Until when an issuer isn't asked again, as the status remembers it.
 pub fn pause(certificate: &Certificate, issuer: &IssuerKey, now: Timestamp) -> Option<Timestamp> {
@@ -50,17 +69,16 @@ pub fn kept_pause((issuer, until): &(IssuerKey, Timestamp)) -> IssuerPause {
 }
 
 fn attempted_this_spec(certificate: &Certificate) -> bool {
-    certificate
-        .status
-        .as_ref()
-        .and_then(|status| find(&status.conditions, reason::ISSUING))
-        .is_some_and(|condition| condition.observed_generation == certificate.metadata.generation)
+    issuing(certificate).is_some_and(|issuing| issuing.observed_generation == certificate.metadata.generation)
+}
+
+fn issuing(certificate: &Certificate) -> Option<&Condition> {
+    find(&certificate.status.as_ref()?.conditions, reason::ISSUING)
 }
 
 #[cfg(test)]
 mod tests {
     use jiff::SignedDuration;
-    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
     use waxwing_api::{CertificateAcmeStatus, CertificateStatus, IssuerKind};
 
     use super::super::wanted::tests::certificate;
@@ -92,6 +110,22 @@ mod tests {
             ..CertificateStatus::default()
         });
         certificate
+    }
+
+    #[test]
+    fn one_that_waits_for_its_turn_keeps_why_it_failed() {
+        assert_eq!(step_of_waiting(&certificate(&["a.example"])).as_deref(), Some(WAITS));
+        let mut waits = stopped(CertificateAcmeStatus::default());
+        let mut say = |status: &str, message: &str| {
+            let issuing = &mut waits.status.as_mut().unwrap().conditions[0];
+            (issuing.status, issuing.message) = (status.into(), message.into());
+            waits.clone()
+        };
+        let step = step_of_waiting(&say("False", "Port 80 refused.")).unwrap();
+        assert_eq!(step, "Waiting for its turn, behind other issuances. The last attempt: Port 80 refused.");
+        let told = say("True", &step);
+        assert!(is_under_way(&told));
+        assert_eq!(step_of_waiting(&told), None, "it is said already");
     }
 
     #[test]

@@ -27,7 +27,7 @@ use super::revocation::{RevocationWatch, leave_order_with, may_ask};
 use super::setback::{Setback, passed_over};
 use super::status::{self, Held, Outcome};
 use super::target_secret::{self, IssuedBy, Pair, Stored};
-use super::turns::Turns;
+use super::turns::{Place, Turn, Turns};
 use super::wanted::Wanted;
 use crate::issuer::{IssuerKey, Lookup, ReadyIssuer, Registry};
 use crate::runtime::client::CallError;
@@ -67,6 +67,20 @@ pub struct Context {
     pub turns: Turns,
 }
 
+/// What follows a look at a Certificate.
+#[derive(Debug)]
+pub enum Next {
+    /// It rests.
+    Rest(Rest),
+    /// It waits for a turn; with it, it is looked at anew.
+    Queue {
+        /// For its turn.
+        place: Place,
+        /// When it is looked at anew without one: what is stored has become urgent then, or has expired.
+        until: Option<Timestamp>,
+    },
+}
+
 /// When to look at the Certificate again if nothing happens until then, and what has been seen of it.
 #[derive(Clone, Debug)]
 pub struct Rest {
@@ -89,18 +103,22 @@ pub enum Interrupted {
     Obtain(#[from] ObtainError),
 }
 
-/// Does what a Certificate needs now.
-pub async fn issue(context: &Context, certificate: Arc<Certificate>) -> Result<Rest, Interrupted> {
+/// Does what a Certificate needs now. `turn` is that of one that has waited for it.
+pub async fn issue(
+    context: &Context,
+    certificate: Arc<Certificate>,
+    turn: Option<Turn>,
+) -> Result<Next, Interrupted> {
     let now = Timestamp::now();
-    let mut line = Line::new(context, certificate);
+    let mut line = Line::new(context, certificate, turn);
 
     // decide
     let wanted = match Wanted::of(&line.certificate) {
         Ok(wanted) => wanted,
-        Err(error) => return line.unusable_spec(&error, now).await,
+        Err(error) => return line.unusable_spec(&error, now).await.map(Next::Rest),
     };
     if let Some(refusal) = line.rival(&wanted) {
-        return line.refuse(&wanted, &Stored::Absent, None, refusal, now).await;
+        return line.refuse(&wanted, &Stored::Absent, None, refusal, now).await.map(Next::Rest);
     }
     let failures = history::failures(&line.certificate, now);
     let mut stored = target_secret::read(&line.secrets, &wanted.secret_name, &line.name).await?;
@@ -108,7 +126,7 @@ pub async fn issue(context: &Context, certificate: Arc<Certificate>) -> Result<R
         &context.client,
         &context.own_namespace,
         &line.certificate,
-        failures.count,
+        failures.counted(),
         &context.replica,
     );
     line.learn_advice(&wanted, &stored, now).await;
@@ -120,8 +138,12 @@ pub async fn issue(context: &Context, certificate: Arc<Certificate>) -> Result<R
         decision = decide::decide(&wanted, &stored, open, failures, &due, now);
     }
     match decision {
-        Decision::Keep { renew_at } => return line.keep(&wanted, &stored, &journal, renew_at, now).await,
-        Decision::Wait { until, .. } => return line.wait(&wanted, &stored, until, now).await,
+        Decision::Keep { renew_at } => {
+            return line.keep(&wanted, &stored, &journal, renew_at, now).await.map(Next::Rest);
+        }
+        Decision::Wait { until, .. } => {
+            return line.wait(&wanted, &stored, until, now).await.map(Next::Rest);
+        }
         Decision::Issue(reason) | Decision::Resume(reason) => {
             tracing::info!(%reason, "a certificate is due");
             line.tell_why(&wanted, &stored, &journal, now).await?;
@@ -135,8 +157,10 @@ pub async fn issue(context: &Context, certificate: Arc<Certificate>) -> Result<R
     for key in &candidates {
         match line.ask(&wanted, &stored, &journal, key, candidates.len() > 1).await {
             Ok((issuer, issued)) => {
-                return line.store(&wanted, &stored, &journal, &issuer, issued, &setbacks).await;
+                let rest = line.store(&wanted, &stored, &journal, &issuer, issued, &setbacks).await?;
+                return Ok(Next::Rest(rest));
             }
+            Err(Setback::Queued(place)) => return line.queue_up(&wanted, &stored, place, now).await,
             Err(setback) => {
                 let the_next_might = setback.is_about_this_issuer();
                 setbacks.push(setback);
@@ -146,7 +170,7 @@ pub async fn issue(context: &Context, certificate: Arc<Certificate>) -> Result<R
             }
         }
     }
-    line.set_back(&wanted, &stored, &journal, setbacks, now).await
+    line.set_back(&wanted, &stored, &journal, setbacks, now).await.map(Next::Rest)
 }
 
 /// How long a step lasts before it is worth a write.
@@ -170,10 +194,12 @@ pub(super) struct Line<'a> {
     pub(super) check_at: Option<Timestamp>,
     /// Issuers that are rehearsed at, and until when they are to be left alone.
     pub(super) no_rehearsals: Mutex<Vec<(IssuerKey, Timestamp)>>,
+    /// Its turn, while it has one: to the end of the look, or until others are waited for.
+    pub(super) turn: Mutex<Option<Turn>>,
 }
 
 impl<'a> Line<'a> {
-    fn new(context: &'a Context, certificate: Arc<Certificate>) -> Self {
+    fn new(context: &'a Context, certificate: Arc<Certificate>, turn: Option<Turn>) -> Self {
         let namespace = certificate.namespace().unwrap_or_default();
         Self {
             secrets: Api::namespaced(context.client.clone(), &namespace),
@@ -189,6 +215,7 @@ impl<'a> Line<'a> {
             ask_at: None,
             check_at: None,
             no_rehearsals: Mutex::default(),
+            turn: Mutex::new(turn),
             namespace,
             certificate,
             context,

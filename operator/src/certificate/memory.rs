@@ -181,7 +181,7 @@ fn applicant(certificate: &Certificate, issuer: Option<&Known>, now: Timestamp) 
         standing: Standing { urgent: false, failing: false, since: created },
     };
     let Some(status) = &certificate.status else { return by };
-    by.standing.failing = status.failed_issuance_attempts.is_some_and(|count| count > 0);
+    by.standing.failing = history::failures(certificate, now).set_behind();
     if let (Some(not_before), Some(not_after)) = (&status.not_before, &status.not_after) {
         by.standing.urgent = runs_out(not_before.0, not_after.0, now);
         by.standing.since = status.renewal_time.as_ref().map_or(created, |time| time.0);

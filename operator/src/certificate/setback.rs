@@ -6,6 +6,7 @@ use super::admit::Refusal;
 use super::budget::Cost;
 use super::candidates::is_about_this_ca;
 use super::conditions::sentence;
+use super::turns::Place;
 use crate::issuer::{IssuerKey, ReadyIssuer};
 use jiff::Timestamp;
 use waxwing_acme::limits::Wait;
@@ -49,6 +50,8 @@ pub enum Setback {
         /// Which one.
         issuer: IssuerKey,
     },
+    /// As many issuances are worked on as may be at once: everything is decided on anew when there is a turn for it.
+    Queued(Place),
     /// So much time has passed that everything is to be decided on anew.
     Outdated,
 }
@@ -65,7 +68,7 @@ impl Setback {
             Self::Refused { refusal, .. } => refusal.is_about_the_issuer(),
             Self::Failed { error, .. } => is_about_this_ca(error),
             Self::Limited { .. } | Self::Paused { .. } => true,
-            Self::Outdated | Self::Pending { .. } => false,
+            Self::Outdated | Self::Queued(_) | Self::Pending { .. } => false,
         }
     }
 
@@ -86,7 +89,7 @@ impl Setback {
             Self::Failed { error, .. } => failed(error),
             Self::Limited { wait, .. } => wait.until,
             Self::Paused { until, .. } => *until,
-            Self::Refused { .. } | Self::Pending { .. } | Self::Outdated => refused,
+            Self::Refused { .. } | Self::Pending { .. } | Self::Queued(_) | Self::Outdated => refused,
         }
     }
 
@@ -133,7 +136,7 @@ impl Setback {
             Self::Paused { issuer, until } => {
                 Some(format!("{issuer} was passed over: it isn't asked again before {until:.0}."))
             }
-            Self::Outdated | Self::Pending { .. } => None,
+            Self::Outdated | Self::Queued(_) | Self::Pending { .. } => None,
         }
     }
 }

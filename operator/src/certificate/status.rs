@@ -97,6 +97,8 @@ pub struct Limited {
     pub message: String,
     /// The same for an Event: without time and numbers that change.
     pub note: String,
+    /// Which issuers aren't asked before which time.
+    pub pauses: Vec<(IssuerKey, Timestamp)>,
 }
 
 /// A status to write, and an Event to send with it.
@@ -131,10 +133,13 @@ pub fn report(certificate: &Certificate, held: &Held<'_>, outcome: &Outcome, now
     let before = certificate.status.clone().unwrap_or_default();
     let generation = certificate.metadata.generation;
     let mut status = before.clone();
-    let hold_back = failures(certificate, now).hold_back();
-    let mut running = before.acme.as_ref().map(|acme| acme.paused_issuers.clone()).unwrap_or_default();
-    running.retain(|pause| hold_back && is_to_be_waited_for(pause.until.0, now));
-    if !hold_back {
+    let failures = failures(certificate, now);
+    let hold_back = failures.hold_back();
+    if let Some(acme) = &mut status.acme {
+        acme.paused_issuers.retain(|pause| hold_back && is_to_be_waited_for(pause.until.0, now));
+    }
+    // What a renewal that was asked for leaves behind is still known while it is under way.
+    if !failures.same_spec || !hold_back && !matches!(outcome, Outcome::Working(_)) {
         forget_failures(&mut status);
     }
     let mut event = describe_held(&mut status, &before, held, now).or_else(|| revocation(&before, held));
@@ -146,9 +151,6 @@ pub fn report(certificate: &Certificate, held: &Held<'_>, outcome: &Outcome, now
     let issuing = match outcome {
         Outcome::Kept => {
             forget_failures(&mut status);
-            if let Some(acme) = &mut status.acme {
-                acme.paused_issuers = running;
-            }
             let says_so = find(&before.conditions, reason::ISSUING)
                 .is_some_and(|condition| condition.status == "False" && condition.reason == reason::ISSUED);
             (!says_so)
@@ -162,7 +164,7 @@ pub fn report(certificate: &Certificate, held: &Held<'_>, outcome: &Outcome, now
             let acme = status.acme.get_or_insert_default();
             acme.order_url = Some(order_url.clone());
             acme.account_url = Some(account_url.clone());
-            acme.paused_issuers = pauses(left_alone, &running, held.issued_by);
+            leave_alone(&mut status, left_alone, held.issued_by);
             limits_used::remember(&mut status, used, now);
             let others = passed_over.as_ref().map(|others| format!(" {others}")).unwrap_or_default();
             if let Some(event) = &mut event {
@@ -173,6 +175,7 @@ pub fn report(certificate: &Certificate, held: &Held<'_>, outcome: &Outcome, now
         Outcome::Limited(limited) => {
             // The attempt that was due is this one; the message says when the next is.
             status.next_attempt_time = None;
+            leave_alone(&mut status, &limited.pauses, None);
             let known = find(&before.conditions, reason::ISSUING)
                 .is_some_and(|condition| condition.reason == reason::RATE_LIMITED);
             if !known {
@@ -200,11 +203,10 @@ pub fn report(certificate: &Certificate, held: &Held<'_>, outcome: &Outcome, now
             if let Some(order_url) = &failure.order_url {
                 status.acme.get_or_insert_default().order_url = Some(order_url.clone());
             }
-            if status.acme.is_some() || failure.refusal.is_some() || !failure.pauses.is_empty() {
-                let acme = status.acme.get_or_insert_default();
-                acme.refused_limit.clone_from(&failure.refusal);
-                acme.paused_issuers = pauses(&failure.pauses, &running, None);
+            if status.acme.is_some() || failure.refusal.is_some() {
+                status.acme.get_or_insert_default().refused_limit.clone_from(&failure.refusal);
             }
+            leave_alone(&mut status, &failure.pauses, None);
             limits_used::remember(&mut status, &failure.used, now);
             event = Some(Notice { warning: true, reason, note: message.clone() });
             Some((false, reason, message))
@@ -319,14 +321,12 @@ fn fallback(held: &Held<'_>) -> String {
     }
 }
 
-/// Who is left alone: a CA's time runs on whoever has issued, or failed, meanwhile. But who has issued needs no pause.
-fn pauses(
-    new: &[(IssuerKey, Timestamp)],
-    running: &[IssuerPause],
-    issued_by: Option<&IssuedBy>,
-) -> Vec<IssuerPause> {
+/// Adds who is left alone: a CA's time runs on whoever has issued, or failed, meanwhile. But who has issued needs no
+/// pause.
+fn leave_alone(status: &mut CertificateStatus, new: &[(IssuerKey, Timestamp)], issued_by: Option<&IssuedBy>) {
+    let running = status.acme.iter_mut().flat_map(|acme| std::mem::take(&mut acme.paused_issuers));
     let mut pauses: Vec<IssuerPause> = Vec::new();
-    for pause in new.iter().map(kept_pause).chain(running.iter().cloned()) {
+    for pause in new.iter().map(kept_pause).chain(running) {
         let has_issued =
             issued_by.is_some_and(|by| by.kind == pause.kind.to_string() && by.name == pause.name);
         let known = pauses.iter().any(|known| (known.kind, &known.name) == (pause.kind, &pause.name));
@@ -334,7 +334,9 @@ fn pauses(
             pauses.push(pause);
         }
     }
-    pauses
+    if !pauses.is_empty() {
+        status.acme.get_or_insert_default().paused_issuers = pauses;
+    }
 }
 
 /// As many issuers as a Certificate can name, and as many again that they rehearse at.
@@ -346,7 +348,6 @@ fn forget_failures(status: &mut CertificateStatus) {
     status.next_attempt_time = None;
     if let Some(acme) = &mut status.acme {
         acme.refused_limit = None;
-        acme.paused_issuers.clear();
     }
 }
 
@@ -546,6 +547,14 @@ mod tests {
         assert!(failures(&certificate, NOW).hold_back(), "not yet");
         assert!(!failures(&certificate, later).hold_back());
         assert!(failures(&certificate, later).same_spec, "a rehearsal that follows failures is still due");
+        let waits = report(&certificate, &EMPTY, &Outcome::Working("waiting".into()), later).status;
+        let waiting = Certificate { status: Some(waits), ..certificate.clone() };
+        assert!(failures(&waiting, later).exist(), "it is so after a wait too");
+        assert_eq!(
+            failures(&waiting, later).counted(),
+            0,
+            "but an order that is made then is a first attempt's"
+        );
         let again = report(&certificate, &EMPTY, &failed(60), later);
         assert_eq!(again.status.failed_issuance_attempts, Some(1));
         certificate.status = Some(again.status);
@@ -597,7 +606,7 @@ mod tests {
         let again = |now| report(&certificate, &EMPTY, &failed(60), now).status.acme.unwrap();
         assert_eq!((again(NOW).refused_limit, again(NOW).paused_issuers.len()), (None, 1));
         assert_eq!(again(whole.0).paused_issuers.len(), 0, "it is over");
-        let limited = Limited { message: "wait".into(), note: "wait".into() };
+        let limited = Limited { message: "wait".into(), note: "wait".into(), pauses: Vec::new() };
         let limited = report(&certificate, &EMPTY, &Outcome::Limited(limited), NOW).status;
         assert_eq!(limited.next_attempt_time, None, "this was the attempt");
     }
@@ -621,6 +630,9 @@ mod tests {
         assert_eq!(paused(&certificate, &issued(&["other", "other"]), NOW), ["other", "busy"]);
         let Outcome::Failed(failure) = failed(60) else { unreachable!() };
         assert_eq!(paused(&certificate, &Outcome::Failed(failure), NOW), ["busy"]);
+        let pauses = vec![(key("rehearsal"), until)];
+        let limited = Limited { message: "wait".into(), note: "wait".into(), pauses };
+        assert_eq!(paused(&certificate, &Outcome::Limited(limited), NOW), ["rehearsal", "busy"]);
         let by = IssuedBy::from(&key("busy"));
         let held = Held { issued_by: Some(&by), ..holding(&leaf) };
         let none =

@@ -19,7 +19,8 @@ use tracing::Instrument;
 use waxwing_api::{Certificate, labels};
 
 use super::decide;
-use super::issue::{Context, Interrupted, Rest, issue};
+use super::issue::{Context, Interrupted, Next, Rest, issue};
+use super::turns::Queue;
 
 /// The tasks of all Certificates. Clones are handles to the same set.
 #[derive(Clone)]
@@ -43,6 +44,8 @@ enum Entry {
         task: AbortHandle,
         /// Something has happened that the task may not have seen.
         again: bool,
+        /// Where it waits for its turn, with which it will look anew.
+        queued: Option<Queue>,
     },
     Resting {
         rest: Rest,
@@ -87,12 +90,21 @@ impl CertificateTasks {
         let mut table = self.shared.table.lock().unwrap_or_else(PoisonError::into_inner);
         let mut interruptions = 0;
         match table.get_mut(&uid) {
-            Some(Entry::Running { intent: running, basis: known, again, .. }) if *running == intent => {
-                *again |= *known != basis;
-                return None;
-            }
-            Some(Entry::Running { task, .. }) => {
-                tracing::info!(certificate = %name(certificate), "the spec has changed; the attempt is cancelled");
+            Some(Entry::Running { intent: running, basis: known, task, again, queued, .. }) => {
+                let stays = match queued {
+                    // With its turn it is looked at as it is then.
+                    Some(Queue::First | Queue::RunsOut) => true,
+                    // Another queue may be its own now.
+                    Some(Queue::Again) => *known == basis,
+                    None => *running == intent,
+                };
+                if stays {
+                    *again |= *known != basis;
+                    return None;
+                }
+                if queued.is_none() {
+                    tracing::info!(certificate = %name(certificate), "the spec has changed; the attempt is cancelled");
+                }
                 task.abort();
             }
             Some(Entry::Resting { rest, ends, basis: known, stale, interruptions: so_far }) => {
@@ -109,7 +121,7 @@ impl CertificateTasks {
         }
         let number = self.shared.started.fetch_add(1, Ordering::Relaxed);
         let task = self.spawn(number, uid.clone(), Arc::clone(certificate), interruptions);
-        table.insert(uid, Entry::Running { number, intent, basis, task, again: false });
+        table.insert(uid, Entry::Running { number, intent, basis, task, again: false, queued: None });
         None
     }
 
@@ -157,8 +169,8 @@ impl CertificateTasks {
         let work = async move {
             let reference = ObjectRef::from_obj(&*certificate);
             let version = certificate.resource_version();
-            let result = AssertUnwindSafe(issue(&tasks.shared.context, certificate)).catch_unwind().await;
-            let (rest, interruptions) = match result {
+            let looks = AssertUnwindSafe(tasks.looks(number, &uid, certificate)).catch_unwind();
+            let (rest, interruptions) = match looks.await {
                 Ok(Ok(rest)) => (rest, 0),
                 Ok(Err(error)) => {
                     (interrupted(Some(&error), interruptions, version), interruptions.saturating_add(1))
@@ -171,6 +183,73 @@ impl CertificateTasks {
             let _ = tasks.shared.ended.send(reference).await;
         };
         tokio::spawn(work.instrument(span)).abort_handle()
+    }
+
+    /// A look, and another one after each wait for a turn.
+    async fn looks(
+        &self,
+        number: u64,
+        uid: &str,
+        mut certificate: Arc<Certificate>,
+    ) -> Result<Rest, Interrupted> {
+        let mut turn = None;
+        loop {
+            // Whoever waits for a turn has no room for this.
+            let look = Box::pin(issue(&self.shared.context, Arc::clone(&certificate), turn));
+            let (mut place, until) = match look.await? {
+                Next::Rest(rest) => return Ok(rest),
+                Next::Queue { place, until } => (place, until),
+            };
+            let reference = ObjectRef::from_obj(&*certificate);
+            drop(certificate);
+            turn = None;
+            if self.wait_in(place.queue(), number, uid, &reference) {
+                let until = until.map_or(Duration::MAX, |until| decide::until(until, Timestamp::now()));
+                turn = tokio::time::timeout(until, place.turn()).await.ok();
+            }
+            match self.go_on(number, uid, &reference) {
+                Some(newest) => certificate = newest,
+                // It is gone, and is forgotten in a moment.
+                None => return Ok(Rest { wake: Timestamp::MAX, version: None }),
+            }
+        }
+    }
+
+    /// Notes that a task waits for its turn; false if users have written meanwhile what it hasn't seen.
+    fn wait_in(&self, queue: Queue, number: u64, uid: &str, certificate: &ObjectRef<Certificate>) -> bool {
+        let mut table = self.shared.table.lock().unwrap_or_else(PoisonError::into_inner);
+        let newest = self.newest(uid, certificate);
+        if let Some(Entry::Running { number: running, basis, queued, .. }) = table.get_mut(uid)
+            && *running == number
+        {
+            *queued = Some(queue);
+            return newest.is_none_or(|newest| *basis == Basis::of(&newest));
+        }
+        true
+    }
+
+    /// The Certificate as it is now, which is all that the look that follows goes by.
+    fn go_on(
+        &self,
+        number: u64,
+        uid: &str,
+        certificate: &ObjectRef<Certificate>,
+    ) -> Option<Arc<Certificate>> {
+        let mut table = self.shared.table.lock().unwrap_or_else(PoisonError::into_inner);
+        let newest = self.newest(uid, certificate)?;
+        if let Some(Entry::Running { number: running, intent, basis, again, queued, .. }) = table.get_mut(uid)
+            && *running == number
+        {
+            (*intent, *basis) = (Intent::of(&newest), Basis::of(&newest));
+            (*again, *queued) = (false, None);
+        }
+        Some(newest)
+    }
+
+    fn newest(&self, uid: &str, certificate: &ObjectRef<Certificate>) -> Option<Arc<Certificate>> {
+        let certificates = &self.shared.context.watches.certificates;
+        let newest = certificates.get(certificate.namespace.as_deref(), &certificate.name)?;
+        (newest.metadata.uid.as_deref() == Some(uid)).then_some(newest)
     }
 
     fn rest(&self, number: u64, uid: &str, rest: Rest, interruptions: u32) {

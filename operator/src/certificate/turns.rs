@@ -1,8 +1,10 @@
 //! How many issuances are worked on at once.
 
+use std::fmt;
+use std::pin::Pin;
 use std::sync::Arc;
 
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Among whom an issuance waits for its turn.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -13,6 +15,19 @@ pub enum Queue {
     First,
     /// Those whose last attempt failed: others come first.
     Again,
+}
+
+/// The right to work on one issuance. Dropping it gives it back.
+#[derive(Debug)]
+pub struct Turn {
+    /// There always is one: the semaphores are never closed.
+    _permit: Option<OwnedSemaphorePermit>,
+}
+
+/// A place in a queue. Dropping it gives it up.
+pub struct Place {
+    queue: Queue,
+    turn: Pin<Box<dyn Future<Output = Turn> + Send + Sync>>,
 }
 
 /// The turns of issuances, of all issuers. Clones share them.
@@ -40,13 +55,32 @@ impl Turns {
         Self { runs_out: turns(RUNS_OUT), first: turns(FIRST), again: turns(AGAIN) }
     }
 
-    /// Those of one queue.
-    pub fn of(&self, queue: Queue) -> &Arc<Semaphore> {
-        match queue {
+    /// Goes to the end of a queue, as soon as the turn is first asked for.
+    pub fn queue_up(&self, queue: Queue) -> Place {
+        let turns = Arc::clone(match queue {
             Queue::RunsOut => &self.runs_out,
             Queue::First => &self.first,
             Queue::Again => &self.again,
-        }
+        });
+        Place { queue, turn: Box::pin(async move { Turn { _permit: turns.acquire_owned().await.ok() } }) }
+    }
+}
+
+impl Place {
+    /// The queue.
+    pub fn queue(&self) -> Queue {
+        self.queue
+    }
+
+    /// Waits for the turn: first come, first served. Whoever stops waiting keeps the place. To be asked for once.
+    pub async fn turn(&mut self) -> Turn {
+        self.turn.as_mut().await
+    }
+}
+
+impl fmt::Debug for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Place").field("queue", &self.queue).finish_non_exhaustive()
     }
 }
 
@@ -70,6 +104,8 @@ impl Default for Turns {
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt;
+
     use super::*;
 
     #[test]
@@ -79,5 +115,24 @@ mod tests {
         assert_eq!(Queue::of(true, false, true), Queue::Again);
         assert_eq!(Queue::of(false, true, true), Queue::Again, "expired, and failing");
         assert_eq!(Queue::of(false, true, false), Queue::First);
+    }
+
+    #[tokio::test]
+    async fn whoever_waits_comes_before_whoever_comes() {
+        let turns = Turns::new();
+        let now = |place: &mut Place| place.turn().now_or_never();
+        let mut held: Vec<Turn> =
+            std::iter::from_fn(|| now(&mut turns.queue_up(Queue::Again))).take(2 * AGAIN).collect();
+        assert_eq!(held.len(), AGAIN);
+        assert!(now(&mut turns.queue_up(Queue::First)).is_some(), "another queue");
+
+        let (mut waits, mut comes) = (turns.queue_up(Queue::Again), turns.queue_up(Queue::Again));
+        assert!(now(&mut waits).is_none() && now(&mut comes).is_none());
+        drop(held.pop());
+        assert!(now(&mut comes).is_none(), "it is the one's who waits, though it looks away");
+        let turn = waits.turn().await;
+        assert!(now(&mut comes).is_none());
+        drop(turn);
+        assert!(now(&mut comes).is_some());
     }
 }

@@ -1,14 +1,10 @@
 //! What goes well.
 
-use std::pin::pin;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use waxwing_acme::{
-    ChallengeType, Identifier, KeyAlgorithm, NoProgress, Progress, Request, Step, inspect, obtain,
-};
+use waxwing_acme::{ChallengeType, Identifier, KeyAlgorithm, NoProgress, Request, inspect, obtain};
 
 use crate::issuing::ROOTS;
 use crate::parts::{Memory, Stage, http, request};
@@ -195,31 +191,4 @@ async fn two_hundred_at_once_over_one_account_all_end() {
         assert_eq!(stage.ca.orders().1, 200, "{fault:?}");
         stage.assert_clean();
     }
-}
-
-/// Keeps what is told.
-#[derive(Default)]
-struct Told(Mutex<Vec<String>>);
-
-impl Progress for Told {
-    fn step(&self, step: &Step) {
-        self.0.lock().unwrap().push(step.to_string());
-    }
-}
-
-#[tokio::test]
-async fn whoever_waits_for_a_turn_says_so_and_asks_for_nothing() {
-    let stage = Stage::new(Script::default()).await;
-    let turns = Arc::new(Semaphore::new(1));
-    let account = stage.account.in_turns(&turns);
-    let held = turns.try_acquire().unwrap();
-    let (request, told) = (request(&["a.example"]), Told::default());
-    let mut issuance = pin!(obtain(&account, &request, &stage.journal, &stage.solver, &told));
-    assert!(futures::poll!(issuance.as_mut()).is_pending());
-    assert_eq!(*told.0.lock().unwrap(), [Step::Queued.to_string()]);
-    assert_eq!(stage.log.take(), [""; 0]);
-
-    drop(held);
-    issuance.await.unwrap();
-    assert_eq!((stage.ca.orders(), turns.available_permits()), ((1, 1), 1));
 }
