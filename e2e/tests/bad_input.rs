@@ -124,7 +124,10 @@ async fn a_directory_that_answers_html() -> Result<(), Error> {
 #[tokio::test]
 async fn a_directory_with_an_unknown_ca() -> Result<(), Error> {
     let s = scenario("unknown-ca").await?;
-    let server = s.lab().pebble()?.directory();
+    // A server that nobody else asks, at a URL that no other test has.
+    let pair = s.lab().authority().server(&["localhost", "10.99.0.1"])?;
+    let stranger = Web::https(&pair, Answer::text("")).await?;
+    let server = format!("https://{}/unknown", stranger.address());
     let message = unreachable(&s, &server, json!({"caBundle": null})).await?;
     has(&message, &["authority", "caBundle"]);
     Ok(())

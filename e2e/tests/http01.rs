@@ -164,7 +164,7 @@ async fn a_path_is_taken_away_after_a_crash() -> Result<(), Error> {
     .await?;
     s.operator().kill();
     s.delete::<Certificate>("shop").await?;
-    s.operator().start_again()?;
+    s.start_again().await?;
     until_restored(&s, &before).await?;
     s.nothing_left().await
 }

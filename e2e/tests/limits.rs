@@ -23,13 +23,7 @@ async fn alone() -> Result<(&'static Stage, MutexGuard<'static, ()>), Error> {
     static TURN: Mutex<()> = Mutex::const_new(());
     let turn = TURN.lock().await;
     let parts = Parts { step_ca: true, traefik: Some(TraefikOptions::default()), ..Parts::default() };
-    // A killed leader's lease ends soon.
-    let environment = [
-        ("WAXWING_LEASE_DURATION", "2s"),
-        ("WAXWING_LEASE_RENEW_DEADLINE", "1500ms"),
-        ("WAXWING_LEASE_RETRY_PERIOD", "200ms"),
-    ];
-    let stage = STAGE.get_or_try_init(|| Stage::start_with("limits", parts, &environment)).await?;
+    let stage = STAGE.get_or_try_init(|| Stage::start("limits", parts)).await?;
     Ok((stage, turn))
 }
 
@@ -57,7 +51,7 @@ async fn the_same_names_again_wait_and_say_until_when() -> Result<(), Error> {
 
     // Another process knows it too. A change that is no other order brings a look.
     stage.operator().kill();
-    stage.operator().start_again()?;
+    s.start_again().await?;
     let note = json!({"annotations": {"note": "seen"}});
     s.certify("again", spec(&host, json!({"secretTemplate": note}))).await?;
     assert_eq!(limited(&s, "again", &until).await?, message);
@@ -211,7 +205,7 @@ async fn a_restart_in_the_middle_of_back_off_changes_no_next_attempt() -> Result
     assert_eq!(scopes, [[RateScope::FailedValidations]]);
 
     stage.operator().kill();
-    stage.operator().start_again()?;
+    s.start_again().await?;
     // Looked at together with it.
     certify(&s, "other", &s.routed("other")).await?;
     s.ready("other").await?;

@@ -6,7 +6,7 @@
 use std::{
     collections::BTreeSet,
     fs,
-    path::Path,
+    path::PathBuf,
     process::{Command, Output},
     time::Duration,
 };
@@ -100,7 +100,7 @@ fn text(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
-/// Everything that a node could leave: processes, mounts, network devices, rules, control groups.
+/// Everything that a node could leave in the sandbox: processes, mounts, network devices, rules.
 fn traces() -> BTreeSet<String> {
     let mut traces = BTreeSet::new();
     for process in fs::read_dir("/proc").unwrap().filter_map(Result::ok) {
@@ -120,15 +120,21 @@ fn traces() -> BTreeSet<String> {
         let rules = String::from_utf8_lossy(&rules.stdout).into_owned();
         traces.extend(rules.lines().filter(|line| line.starts_with("-A")).map(|line| format!("rule {line}")));
     }
-    let mut groups = vec![Path::new("/sys/fs/cgroup").to_path_buf()];
+    traces
+}
+
+/// The control groups of that name. They are the machine's: those of labs that run beside this one come and go.
+fn control_groups(name: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut groups = vec![PathBuf::from("/sys/fs/cgroup")];
     while let Some(group) = groups.pop() {
-        if group.file_name().is_some_and(|name| name.to_string_lossy().starts_with("waxwing-lab")) {
-            traces.insert(format!("control group {}", group.display()));
-        }
         let below = fs::read_dir(&group).into_iter().flatten().filter_map(Result::ok);
         groups.extend(below.filter(|entry| entry.file_type().unwrap().is_dir()).map(|entry| entry.path()));
+        if group.ends_with(name) {
+            found.push(group);
+        }
     }
-    traces
+    found
 }
 
 #[tokio::test]
@@ -149,13 +155,16 @@ async fn a_node_runs_pods_and_leaves_nothing() {
     pods_resolve_names(&lab).await;
     waxwings_image_runs(&lab).await;
     let during = traces();
-    for expected in ["bin/containerd", "mount waxwing-lab", "device pods0", "rule -A KUBE", "control group"] {
+    for expected in ["bin/containerd", "mount waxwing-lab", "device pods0", "rule -A KUBE"] {
         assert!(
             during.iter().any(|trace| trace.contains(expected)),
             "a running node has no {expected}: {during:#?}"
         );
     }
+    let group = lab.node().unwrap().control_group().to_owned();
+    assert!(!control_groups(&group).is_empty(), "a running node has no control group {group}");
     drop(lab);
+    assert_eq!(control_groups(&group), Vec::<PathBuf>::new());
     let left: Vec<String> = traces().difference(&before).cloned().collect();
     assert!(left.is_empty(), "{left:#?}");
 }

@@ -9,10 +9,13 @@ use e2e::{
     probe,
     sandbox::SILENT_ADDRESS,
 };
-use k8s_openapi::api::rbac::v1::{ClusterRole, PolicyRule, Role};
+use k8s_openapi::api::{
+    networking::v1::Ingress,
+    rbac::v1::{ClusterRole, PolicyRule, Role},
+};
 use kube::{
     Api,
-    api::{Patch, PatchParams},
+    api::{Patch, PatchParams, PostParams},
 };
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, MutexGuard, OnceCell};
@@ -68,6 +71,7 @@ async fn a_permission_is_missing_for_routes() -> Result<(), Error> {
     let rules = role.rules.clone().unwrap_or_default();
     let without = rules.iter().filter(|rule| !is_about(rule, "ingresses")).collect::<Vec<_>>();
     set_rules(&roles, &json!(without)).await?;
+    no_routes(&s).await?;
     s.certify("shop", json!({"dnsNames": [host]})).await?;
     let stopped = s.stopped("shop", reason::BACKING_OFF).await?;
     for word in [host.as_str(), "ingresses", "Waxwing may make the route"] {
@@ -239,6 +243,21 @@ where
     let patched = roles.patch("waxwing", &PatchParams::default(), &patch).await;
     patched.map(|_| ()).map_err(Error::kube(|| "changing the permissions"))?;
     Ok(())
+}
+
+/// Waits until Waxwing may make no route: the API server learns of changed rules a moment later.
+async fn no_routes(s: &Scenario<'_>) -> Result<(), Error> {
+    let routes: Api<Ingress> = Api::namespaced(s.lab().client(User::Waxwing)?, e2e::lab::OWN_NAMESPACE);
+    let mut route = Ingress::default();
+    route.metadata.name = Some("refused".to_owned());
+    let dry_run = PostParams { dry_run: true, ..PostParams::default() };
+    probe::until("the end of the permission", PATIENCE, || async {
+        match routes.create(&dry_run, &route).await {
+            Err(kube::Error::Api(status)) if status.code == 403 => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await
 }
 
 fn is_about(rule: &PolicyRule, resource: &str) -> bool {

@@ -56,7 +56,7 @@ async fn a_revoked_certificate_is_replaced_with_a_new_key() -> Result<(), Error>
 
     // A process that knows nothing of it finds both in order.
     stage.operator().kill();
-    stage.operator().start_again()?;
+    s.start_again().await?;
     s.certify("later", json!({"dnsNames": [s.routed("later")]})).await?;
     s.ready("later").await?;
     assert!(s.pair("shop-tls").await?.key_pem == replaced.key_pem, "the key is the same");

@@ -41,13 +41,7 @@ async fn pods_answer_and_what_keeps_them_is_told() -> Result<(), Error> {
     let parts =
         Parts { node: true, step_ca: true, traefik: Some(TraefikOptions::default()), ..Parts::default() };
     let name = format!("{}:{}", image::NAME, env!("CARGO_PKG_VERSION"));
-    let environment = [
-        ("WAXWING_IMAGE", name.as_str()),
-        // A killed leader's lease ends soon.
-        ("WAXWING_LEASE_DURATION", "2s"),
-        ("WAXWING_LEASE_RENEW_DEADLINE", "1500ms"),
-        ("WAXWING_LEASE_RETRY_PERIOD", "200ms"),
-    ];
+    let environment = [("WAXWING_IMAGE", name.as_str())];
     let stage = Stage::start_with("solver-pods", parts, &environment).await?;
     without_rights(&stage.scenario("rights").await?).await?;
     stage.lab().apply(OWN_NAMESPACE, rights::PODS).await?;
@@ -181,7 +175,7 @@ async fn what_a_crash_left_is_swept(s: &Scenario<'_>) -> Result<(), Error> {
     s.lab().dns().reset(&kept).await?;
     assert_eq!(names(&pods(s, 2).await?), names(&standing), "nobody is there to take them away");
     assert_eq!(s.open_orders().await?.len(), 2);
-    s.operator().start_again()?;
+    s.start_again().await?;
 
     let status = s.ready("kept").await?.status.unwrap_or_default();
     assert_eq!(status.failed_issuance_attempts, None);

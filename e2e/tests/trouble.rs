@@ -176,7 +176,7 @@ async fn a_restart_keeps_a_rate_limit_of_a_week_and_an_order_in_processing() -> 
 
     t.s.operator().kill();
     let polls = t.ca.count(Kind::Order, &t.s.name("stuck"));
-    t.s.operator().start_again()?;
+    t.s.start_again().await?;
     t.asked(Kind::Order, "stuck", polls + 2).await?;
     t.ca.release_orders();
     t.issued("stuck", 1).await?;

@@ -3,7 +3,10 @@
 use std::{
     io,
     net::{SocketAddr, TcpListener},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU16, Ordering},
+    },
     time::Duration,
 };
 
@@ -56,10 +59,18 @@ impl Shared {
     }
 }
 
-/// Listens on a port of its own; the sandbox's every address is good.
+/// Listens on a port of its own, which no later one gets: who asked a CA that has ended goes on asking. The sandbox's
+/// every address is good.
 pub(super) fn listen() -> Result<(TcpListener, SocketAddr), Error> {
+    // Below the ports that the kernel gives to whoever wants any, above those of the lab's parts.
+    static NEXT: AtomicU16 = AtomicU16::new(20_000);
     let failed = || "listening for the fault CA";
-    let listener = TcpListener::bind(("0.0.0.0", 0)).map_err(Error::io(failed))?;
+    let listener = loop {
+        match TcpListener::bind(("0.0.0.0", NEXT.fetch_add(1, Ordering::Relaxed))) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
+            bound => break bound.map_err(Error::io(failed))?,
+        }
+    };
     listener.set_nonblocking(true).map_err(Error::io(failed))?;
     let address = listener.local_addr().map_err(Error::io(failed))?;
     Ok((listener, address))

@@ -2,14 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
-use k8s_openapi::{
-    api::{coordination::v1::Lease, rbac::v1::Role},
-    apimachinery::pkg::apis::meta::v1::ObjectMeta,
-};
-use kube::{
-    Api,
-    api::{DeleteParams, PostParams},
-};
+use k8s_openapi::{api::rbac::v1::Role, apimachinery::pkg::apis::meta::v1::ObjectMeta};
+use kube::{Api, api::PostParams};
 use serde_json::json;
 use waxwing_api::reason;
 
@@ -79,18 +73,11 @@ impl<'lab> Enclave<'lab> {
         move || operator.kill()
     }
 
-    /// Starts Waxwing again after it was killed, and waits until it can issue. The lease of the dead process is taken
-    /// away, or the next one would wait for its end.
+    /// Starts Waxwing again after it was killed, and waits until it can issue.
     pub async fn start_again(&self) -> Result<(), Error> {
-        let leases: Api<Lease> = Api::namespaced(self.lab.client(User::Admin)?, &self.own_namespace);
-        match leases.delete("waxwing", &DeleteParams::default()).await {
-            Ok(_) => {}
-            Err(kube::Error::Api(status)) if status.is_not_found() => {}
-            Err(error) => return Err(Error::kube(|| "deleting the Lease")(error)),
-        }
         let ready = || self.operator.process().log().matches(READY).count();
         let before = ready();
-        self.operator.start_again()?;
+        self.scenario()?.start_again().await?;
         probe::ready(self.operator.process(), PATIENCE, || async {
             if ready() > before { Ok(()) } else { Err("not logged yet") }
         })

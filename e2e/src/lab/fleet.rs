@@ -86,6 +86,8 @@ impl<'lab> Fleet<'lab> {
             }},
         });
         lab.apply(OWN_NAMESPACE, &issuer.to_string()).await?;
+        // That of the fleet before.
+        lab.take_lease_away(OWN_NAMESPACE).await?;
         Ok(Self {
             http: Http::new("")?,
             begun: lab.audit().mark()?,
@@ -211,12 +213,20 @@ impl<'lab> Fleet<'lab> {
 
     /// Waits until `expected` holds the Lease, or anyone who runs, and says so in its metrics too.
     pub async fn leader(&self, expected: Option<usize>) -> Result<usize, Error> {
+        self.leader_that(|holder| expected.is_none_or(|expected| expected == holder)).await
+    }
+
+    /// Waits for a leader after `last`, which ends.
+    pub async fn leader_after(&self, last: usize) -> Result<usize, Error> {
+        self.leader_that(|holder| holder != last).await
+    }
+
+    async fn leader_that(&self, is_expected: impl Fn(usize) -> bool) -> Result<usize, Error> {
         probe::until("a leader", PATIENCE, || async {
             let lease = self.lease().await?;
             let waiting = |why: String| Error::Invalid { what: "the Lease".to_owned(), why };
             let holder = lease.holder.ok_or_else(|| waiting("nobody holds it".to_owned()))?;
-            let other = expected.is_some_and(|expected| expected != holder);
-            if other || self.process(holder).id().is_none() {
+            if !is_expected(holder) || self.process(holder).id().is_none() {
                 return Err(waiting(format!("{} holds it still", pod(holder))));
             }
             if self.leads(holder).await? {

@@ -28,8 +28,11 @@ pub use cluster::{API_URL, ClusterOptions};
 pub use dns::Dns;
 pub use enclave::Enclave;
 pub use fleet::{Fleet, Lease};
-use k8s_openapi::api::core::v1::Namespace;
-use kube::{Api, Client, api::PostParams};
+use k8s_openapi::api::{coordination::v1::Lease as LeaseObject, core::v1::Namespace};
+use kube::{
+    Api, Client,
+    api::{DeleteParams, PostParams},
+};
 pub use node::{NAME as NODE_NAME, Node, TOOLS, sweep};
 pub use operator::{OWN_NAMESPACE, Operator, OperatorOptions, RESPONDER_PORT};
 pub use pebble::{Pebble, PebbleOptions};
@@ -267,6 +270,16 @@ impl Lab {
             .await
             .map_err(Error::kube(|| format!("creating namespace {name}")))?;
         Ok(name)
+    }
+
+    /// Takes away the Lease of a Waxwing that is dead, whose end the next one would wait for.
+    pub async fn take_lease_away(&self, own_namespace: &str) -> Result<(), Error> {
+        let leases: Api<LeaseObject> = Api::namespaced(self.client(User::Admin)?, own_namespace);
+        match leases.delete("waxwing", &DeleteParams::default()).await {
+            Ok(_) => Ok(()),
+            Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
+            Err(error) => Err(Error::kube(|| "deleting the Lease")(error)),
+        }
     }
 
     /// Applies the YAML documents of `manifests` as the administrator. Objects that name no

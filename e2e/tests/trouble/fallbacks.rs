@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::Secret;
 use serde_json::{Value, json};
 use waxwing_api::{Certificate, reason};
 
-use super::{PATIENCE, RESTARTS, Trouble, beside, condition, limited_for_a_week, says, stage};
+use super::{PATIENCE, RESTARTS, Trouble, beside, condition, limited_for_a_week, says};
 
 /// Another CA, and an Issuer `other` that names it.
 async fn other(t: &Trouble, behaviour: Behaviour) -> Result<FaultCa, Error> {
@@ -129,10 +129,9 @@ async fn an_open_order_is_gone_on_with_and_not_rehearsed_again() -> Result<(), E
     t.s.certify("shop", rehearsed(&t, "shop", "first")).await?;
     t.asked(Kind::Order, "shop", 2).await?;
 
-    let operator = stage().await?.operator();
-    operator.kill();
+    t.s.operator().kill();
     let polls = t.ca.count(Kind::Order, &host);
-    operator.start_again()?;
+    t.s.start_again().await?;
     t.asked(Kind::Order, "shop", polls + 2).await?;
     t.ca.release_orders();
     t.issued("shop", 1).await?;

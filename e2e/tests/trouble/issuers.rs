@@ -13,9 +13,9 @@ use waxwing_api::{AcmeIssuer as _, Issuer, IssuerStatus, reason};
 use super::{RESTARTS, Trouble, WEEK, limited_for_a_week, says};
 
 /// Waxwing crashes, and begins anew.
-fn restart(s: &Scenario<'_>) -> Result<(), Error> {
+async fn restart(s: &Scenario<'_>) -> Result<(), Error> {
     s.operator().kill();
-    s.operator().start_again()
+    s.start_again().await
 }
 
 fn status(issuer: &Issuer) -> IssuerStatus {
@@ -74,7 +74,7 @@ async fn an_issuer_that_was_refused_for_a_week_is_left_alone_over_a_restart() ->
     t.issuer_at(&ca, "limited", json!({})).await?;
     let resting = refused(&t, "limited", before).await?;
 
-    restart(&t.s)?;
+    restart(&t.s).await?;
     t.s.certify("shop", spec(&t.s, "shop", "limited")).await?;
     let stopped = t.s.stopped_saying("shop", reason::ISSUER_NOT_READY, "Service busy").await?;
     says(&stopped, &["/limited is not ready", reason::ACCOUNT_REFUSED]);
@@ -103,7 +103,7 @@ async fn an_account_that_the_ca_forgot_and_makes_no_more_is_not_asked_for_again(
     t.s.stopped_saying("shop", reason::ISSUER_NOT_READY, "Service busy").await?;
     let asked = t.ca.asked().len();
 
-    restart(&t.s)?;
+    restart(&t.s).await?;
     let another = FaultCa::start(t.s.lab().authority(), Behaviour::default())?;
     looked_at_all(&t, &another).await?;
     let again: Vec<_> = t.ca.asked().into_iter().skip(asked).map(|asked| asked.kind).collect();

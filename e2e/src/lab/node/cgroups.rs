@@ -53,6 +53,11 @@ impl Cgroups {
         Ok(cgroups)
     }
 
+    /// Their name.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Their path in every hierarchy.
     pub(super) fn path(&self) -> String {
         format!("/{}", self.name)

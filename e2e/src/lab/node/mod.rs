@@ -198,6 +198,11 @@ impl Node {
         vec![&self.containerd, &self.kubelet, &self.kube_proxy]
     }
 
+    /// The name of its control group, which tells it from those of labs that run beside it.
+    pub fn control_group(&self) -> &str {
+        self.cgroups.name()
+    }
+
     /// Waits until kubelet says that pods may come, and Services answer.
     async fn ready(&self, client: &Client, control_plane: &[&Process]) -> Result<(), Error> {
         let nodes: Api<core::Node> = Api::all(client.clone());

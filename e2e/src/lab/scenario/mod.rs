@@ -182,7 +182,7 @@ impl<'stage> Scenario<'stage> {
         self.api::<K>().get(name).await.map_err(Error::kube(what))
     }
 
-    /// Deletes an object of the namespace, and waits until it is gone.
+    /// Deletes an object of the namespace, and waits until it is gone; somebody may have made another one since.
     pub async fn delete<K>(&self, name: &str) -> Result<(), Error>
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
@@ -193,8 +193,19 @@ impl<'stage> Scenario<'stage> {
             + 'static,
     {
         let what = || format!("deleting {} {name}", K::kind(&()));
+        let uid = self.get::<K>(name).await?.uid();
         self.api::<K>().delete(name, &DeleteParams::default()).await.map_err(Error::kube(what))?;
-        self.gone::<K>(name).await
+        self.until(self.api::<K>(), name, |object| match object {
+            Some(object) if object.uid() == uid => Err("still there".to_owned()),
+            _ => Ok(()),
+        })
+        .await
+    }
+
+    /// Starts Waxwing again after it was killed. It needn't wait for the end of the dead one's Lease.
+    pub async fn start_again(&self) -> Result<(), Error> {
+        self.lab.take_lease_away(&self.own_namespace).await?;
+        self.operator.start_again()
     }
 
     /// Makes a Secret, as somebody else than Waxwing.
