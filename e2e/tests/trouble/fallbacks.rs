@@ -156,7 +156,7 @@ async fn a_ca_that_is_away_is_passed_over_unasked() -> Result<(), Error> {
     let four = t.s.ready("four").await?;
     assert_eq!(issued_by(&four), "other");
     let (message, first) = (issuing(&four), format!("Issuer {}/ca", t.s.namespace()));
-    for words in [format!("{first} was passed over: The CA of {first}"), "several times in a row".to_owned()]
+    for words in [format!("{first} was passed over. The CA of {first}"), "several times in a row".to_owned()]
     {
         assert!(message.contains(&words), "{words:?} is not in {message:?}");
     }

@@ -101,6 +101,13 @@ impl Line<'_> {
         }
         let issuer =
             self.admit(wanted, key, stored, &lookup).map_err(|refusal| Setback::refused(key, refusal))?;
+        // Whoever is held up by a limit needs no turn to say so.
+        if journal.account_url().await.as_deref() != Some(issuer.account.url())
+            && let Err(wait) =
+                self.context.budget.ask(&issuer, &self.orderer(wanted, stored, &issuer, Timestamp::now()))
+        {
+            return Err(Setback::Limited { issuer, wait });
+        }
         self.take_turn(wanted, stored).await?;
         if others && self.context.issuers.pass(&issuer, Timestamp::now()).is_err() {
             return Err(Setback::refused(key, admit::silent_ca(key)));
@@ -265,7 +272,9 @@ impl Line<'_> {
         drop(self.turn.lock().unwrap_or_else(PoisonError::into_inner).take());
         let mut free = pin!(self.context.hosts.free(&wanted.names, issuer.account.thumbprint()));
         if tokio::time::timeout(WORTH_TELLING, free.as_mut()).await.is_err() {
-            self.tell_step(wanted, stored, "waiting for other issuances of its names".to_owned()).await;
+            let step =
+                history::step_of_waiting(&self.certificate, "waiting for other issuances of its names");
+            self.tell_step(wanted, stored, step).await;
             free.await;
         }
         Setback::Outdated
@@ -332,7 +341,7 @@ impl Line<'_> {
         })
     }
 
-    async fn tell_step(&self, wanted: &Wanted, stored: &Stored, step: String) {
+    pub(super) async fn tell_step(&self, wanted: &Wanted, stored: &Stored, step: String) {
         let now = Timestamp::now();
         let told = self.reporter.report(&self.held(wanted, stored, now), &Outcome::Working(step), now).await;
         if let Err(error) = told {

@@ -82,17 +82,35 @@ impl Budget {
     pub fn admit(&self, issuer: &ReadyIssuer, applicant: &Applicant) -> Result<(), Wait> {
         let now = now();
         let mut state = self.state(issuer);
-        let result = state.ledger.admit(&issuer.limits, applicant, now);
-        match &result {
-            Ok(()) => {
-                if let Some(since) = state.since.remove(&applicant.id) {
-                    self.shared.metrics.limit_waited(until(now, since));
-                }
-            }
-            Err(_) => drop(state.since.entry(applicant.id.clone()).or_insert(now)),
+        let admitted = state.ledger.admit(&issuer.limits, applicant, now);
+        if admitted.is_ok()
+            && let Some(since) = state.since.remove(&applicant.id)
+        {
+            self.shared.metrics.limit_waited(until(now, since));
         }
-        self.count(&state);
-        result.map_err(|wait| Wait { until: whole_second(wait.until), ..wait })
+        self.told(&mut state, applicant, admitted, now)
+    }
+
+    /// Says until when to wait, if so, and takes nothing.
+    pub fn ask(&self, issuer: &ReadyIssuer, applicant: &Applicant) -> Result<(), Wait> {
+        let now = now();
+        let mut state = self.state(issuer);
+        let admitted = state.ledger.ask(&issuer.limits, applicant, now);
+        self.told(&mut state, applicant, admitted, now)
+    }
+
+    fn told(
+        &self,
+        state: &mut State,
+        applicant: &Applicant,
+        admitted: Result<(), Wait>,
+        now: Timestamp,
+    ) -> Result<(), Wait> {
+        if admitted.is_err() {
+            state.since.entry(applicant.id.clone()).or_insert(now);
+        }
+        self.count(state);
+        admitted.map_err(|wait| Wait { until: whole_second(wait.until), ..wait })
     }
 
     /// An order that exists takes what it hasn't taken yet, and doesn't wait.

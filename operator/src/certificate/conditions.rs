@@ -60,16 +60,18 @@ fn shorten(mut message: String) -> String {
 /// The first letter in upper case and a full stop, for what began as the end of an error.
 pub fn sentence(text: &str) -> String {
     let mut characters = text.chars();
-    // A name is not a word: names of hosts stay as they are.
+    // Names, of hosts, objects and fields, and URLs stay as they are.
     let first_word = text.split_whitespace().next().unwrap_or_default();
-    let mut sentence = match characters.next() {
-        Some(first) if !first_word.contains('.') => first.to_uppercase().chain(characters).collect(),
-        _ => text.to_owned(),
-    };
-    if !sentence.ends_with(['.', '!', '?', '…']) {
-        sentence.push('.');
+    let is_word = first_word.chars().all(|letter| letter.is_ascii_lowercase() || "'-,:".contains(letter));
+    match characters.next() {
+        Some(first) if is_word => full_stop(&first.to_uppercase().chain(characters).collect::<String>()),
+        _ => full_stop(text),
     }
-    sentence
+}
+
+/// A full stop, unless there is an end already.
+pub fn full_stop(text: &str) -> String {
+    if text.ends_with(['.', '!', '?', '…']) { text.to_owned() } else { format!("{text}.") }
 }
 
 #[cfg(test)]
@@ -80,5 +82,7 @@ mod tests {
     fn sentences_leave_host_names_alone() {
         assert_eq!(sentence("there is no issuer"), "There is no issuer.");
         assert_eq!(sentence("a.example is routed elsewhere"), "a.example is routed elsewhere.");
+        assert_eq!(sentence("https://ca/new-order answered"), "https://ca/new-order answered.");
+        assert_eq!(sentence("couldn't be had, for now…"), "Couldn't be had, for now…");
     }
 }

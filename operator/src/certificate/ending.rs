@@ -17,7 +17,7 @@ use super::FIELD_MANAGER;
 use super::admit::{self, Refusal};
 use super::budget::runs_out_after;
 use super::candidates::is_about_this_ca;
-use super::conditions::sentence;
+use super::conditions::{full_stop, sentence};
 use super::decide::{self, Fault, later};
 use super::history;
 use super::issue::{Interrupted, Line, Next, Rest};
@@ -69,14 +69,7 @@ impl Line<'_> {
         until: Timestamp,
         now: Timestamp,
     ) -> Result<Rest, Interrupted> {
-        let outcome = if history::is_under_way(&self.certificate) {
-            // An attempt that waited for its turn until it wasn't due any more.
-            let message = format!("the last attempt has failed; the next one begins at {until}");
-            Outcome::Refused(Refusal { reason: reason::BACKING_OFF, message })
-        } else {
-            Outcome::Waiting
-        };
-        let version = self.reporter.report(&self.held(wanted, stored, now), &outcome, now).await?;
+        let version = self.reporter.report(&self.held(wanted, stored, now), &Outcome::Waiting, now).await?;
         Ok(Rest { wake: self.wake(wanted, stored, until, now), version })
     }
 
@@ -133,10 +126,12 @@ impl Line<'_> {
         place: Place,
         now: Timestamp,
     ) -> Result<Next, Interrupted> {
-        if let Some(step) = history::step_of_waiting(&self.certificate) {
-            self.reporter.report(&self.held(wanted, stored, now), &Outcome::Working(step), now).await?;
-        }
-        Ok(Next::Queue { place, until: changes_at(stored, now) })
+        let step =
+            history::step_of_waiting(&self.certificate, "waiting for its turn, behind other issuances");
+        self.tell_step(wanted, stored, step).await;
+        let asked = wanted.requested.filter(|at| *at > now);
+        let until = changes_at(wanted, stored, now).into_iter().chain(asked).min();
+        Ok(Next::Queue { place, until })
     }
 
     /// No issuer has issued. An attempt that failed says more than a no to another one.
@@ -148,7 +143,10 @@ impl Line<'_> {
         mut setbacks: Vec<Setback>,
         now: Timestamp,
     ) -> Result<Rest, Interrupted> {
-        if setbacks.is_empty() || setbacks.iter().any(|setback| matches!(setback, Setback::Outdated)) {
+        // What has failed is told, whatever has changed meanwhile.
+        let outdated = setbacks.iter().any(|setback| matches!(setback, Setback::Outdated));
+        setbacks.retain(|setback| !matches!(setback, Setback::Outdated));
+        if setbacks.is_empty() || outdated && !setbacks.iter().any(Setback::is_failure) {
             return Ok(self.rest_until(now));
         }
         let waits = || setbacks.iter().position(Setback::is_limit);
@@ -284,13 +282,12 @@ impl Line<'_> {
         let diagnosis = diagnose(&error, &error.evidence);
         tracing::warn!(%error, cause = diagnosis.cause, fix = diagnosis.fix, "the attempt failed");
         let class = error.class();
-        let message = format!(
-            "{} {} (asking {}: {error}){}",
-            sentence(&diagnosis.cause),
-            sentence(&diagnosis.fix),
-            issuer.key,
-            others.passed_over.as_ref().map(|others| format!(" {others}")).unwrap_or_default()
-        );
+        let (cause, fix) = (full_stop(&diagnosis.cause), full_stop(&diagnosis.fix));
+        let passed_over = others.passed_over.as_ref().map(|others| format!(" {others}")).unwrap_or_default();
+        let told = Told {
+            message: format!("{cause} {fix}{passed_over} (asking {}: {error})", issuer.key),
+            note: format!("{} {fix} (asking {})", without_paths(&cause), issuer.key),
+        };
         // Another issuer may have its turn before this one; a name that can't be validated can't be anywhere.
         let others = Others { next: others.next.filter(|_| is_about_this_ca(&error)), ..others };
         let order_url = match error.order_url {
@@ -302,7 +299,7 @@ impl Line<'_> {
         {
             tracing::warn!(%error, "the order Secret is left for later");
         }
-        self.back_off(wanted, stored, &class, message, order_url, others).await
+        self.back_off(wanted, stored, &class, told, order_url, others).await
     }
 
     /// Whether the CA has answered for a day without bringing the order to an end: another may fare better.
@@ -332,11 +329,12 @@ impl Line<'_> {
     ) -> Result<Rest, Interrupted> {
         if error.is_refusal() && !error.is_not_found() {
             let class = Class { actor: Actor::User, retry: Retry::Backoff };
-            let message = format!(
+            let message = sentence(&format!(
                 "{error}. The certificate from {} is signed and waits; allow {FIELD_MANAGER} to write this Secret",
                 issuer.key
-            );
-            return self.back_off(wanted, stored, &class, message, None, Others::default()).await;
+            ));
+            let told = Told { note: message.clone(), message };
+            return self.back_off(wanted, stored, &class, told, None, Others::default()).await;
         }
         // Conflicts and outages: what is true now is decided on anew.
         Err(error.into())
@@ -347,14 +345,15 @@ impl Line<'_> {
         wanted: &Wanted,
         stored: &Stored,
         class: &Class,
-        message: String,
+        told: Told,
         order_url: Option<String>,
         others: Others,
     ) -> Result<Rest, Interrupted> {
         let now = Timestamp::now();
         let own = self.next_attempt(stored, class, now);
         let failure = Failure {
-            message,
+            message: told.message,
+            note: told.note,
             needs_change: class.retry == Retry::AfterChange,
             next_attempt: whole_second(others.next.map_or(own, |next| own.min(next))),
             order_url,
@@ -381,7 +380,7 @@ impl Line<'_> {
     /// When to look again while waiting: at `until`, and whenever what is stored tells something else by then. It is
     /// asked about, is needed more urgently, may come from a fallback, has expired.
     fn wake(&self, wanted: &Wanted, stored: &Stored, until: Timestamp, now: Timestamp) -> Timestamp {
-        let sooner = [self.ask_at, changes_at(stored, now), self.fallbacks_from(wanted, stored, now)];
+        let sooner = [self.ask_at, changes_at(wanted, stored, now), self.fallbacks_from(wanted, stored, now)];
         sooner.into_iter().flatten().filter(|at| *at > now).fold(until, Timestamp::min)
     }
 
@@ -399,6 +398,14 @@ impl Line<'_> {
             fault: decide::serving(wanted, stored, now).err(),
         }
     }
+}
+
+/// What is told of an attempt that failed, in sentences.
+struct Told {
+    /// All of it.
+    message: String,
+    /// What doesn't differ from attempt to attempt.
+    note: String,
 }
 
 /// What the other issuers leave of an attempt that one of them is told of.
@@ -442,9 +449,20 @@ const FOREIGN_SECRET: Duration = Duration::from_secs(30);
 const STUCK: Duration = Duration::from_hours(24);
 const A_MOMENT: Duration = Duration::from_secs(1);
 
-/// When what is stored is needed more urgently, or has expired.
-fn changes_at(stored: &Stored, now: Timestamp) -> Option<Timestamp> {
-    let leaf = decide::leaf(stored)?;
+/// URLs without their paths, which differ from order to order.
+fn without_paths(text: &str) -> String {
+    let short = |word: &str| {
+        let (scheme, rest) = word.split_once("://")?;
+        let (host, path) = rest.split_once('/')?;
+        let end = path.trim_end_matches([':', '.', ',', ';', ')']).len();
+        Some(format!("{scheme}://{host}{}", path.get(end..).unwrap_or_default()))
+    };
+    text.split(' ').map(|word| short(word).unwrap_or_else(|| word.to_owned())).collect::<Vec<_>>().join(" ")
+}
+
+/// When what serves is needed more urgently, or has expired.
+fn changes_at(wanted: &Wanted, stored: &Stored, now: Timestamp) -> Option<Timestamp> {
+    let leaf = decide::serving(wanted, stored, now).ok()?;
     let urgent = later(runs_out_after(leaf.not_before, leaf.not_after), A_MOMENT);
     [urgent, leaf.not_after].into_iter().filter(|at| *at > now).min()
 }
@@ -481,5 +499,18 @@ fn order_has_ended(kind: &ObtainErrorKind) -> bool {
         // What isn't valid yet is waited for.
         ObtainErrorKind::Certificate(error) => !matches!(error, PairError::NotYet { .. }),
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_names_a_cas_server_and_no_order() {
+        assert_eq!(
+            without_paths("No answer from https://ca.example/order/7: time-out. See http://a.example/."),
+            "No answer from https://ca.example: time-out. See http://a.example."
+        );
     }
 }

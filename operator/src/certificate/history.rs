@@ -31,20 +31,27 @@ pub fn is_under_way(certificate: &Certificate) -> bool {
     issuing(certificate).is_some_and(|issuing| issuing.status == "True")
 }
 
-/// What is to be told of one that waits for its turn, unless it is told already. Why its last attempt failed is kept.
-pub fn step_of_waiting(certificate: &Certificate) -> Option<String> {
-    let said = issuing(certificate);
-    if said.is_some_and(|said| said.status == "True" && said.message.starts_with(&sentence(WAITS))) {
-        return None;
+/// What is told of one that waits: what for, and why its last attempt failed, as long as the spec is the same.
+pub fn step_of_waiting(certificate: &Certificate, what_for: &str) -> String {
+    let said = issuing(certificate).filter(|_| attempted_this_spec(certificate));
+    let cause = said.and_then(|said| match said.message.split_once(BEFORE) {
+        Some((_, cause)) => Some(cause),
+        None if [reason::BACKING_OFF, reason::FAILED].contains(&&*said.reason) => Some(&*said.message),
+        None => None,
+    });
+    match cause.filter(|cause| *cause != FAILED) {
+        Some(cause) => format!("{}{BEFORE}{cause}", sentence(what_for)),
+        None => what_for.to_owned(),
     }
-    let failed = said.filter(|said| [reason::BACKING_OFF, reason::FAILED].contains(&&*said.reason));
-    Some(match failed {
-        Some(failed) => format!("{} The last attempt: {}", sentence(WAITS), failed.message),
-        None => WAITS.to_owned(),
-    })
 }
 
-const WAITS: &str = "waiting for its turn, behind other issuances";
+/// Why the attempt before one that has waited failed.
+pub fn cause_before_waiting(certificate: &Certificate) -> &str {
+    issuing(certificate).and_then(|said| said.message.split_once(BEFORE)).map_or(FAILED, |(_, cause)| cause)
+}
+
+const BEFORE: &str = " The last attempt: ";
+const FAILED: &str = "The last attempt failed.";
 
 /// Until when an issuer isn't asked again, as the status remembers it.
 pub fn pause(certificate: &Certificate, issuer: &IssuerKey, now: Timestamp) -> Option<Timestamp> {
@@ -114,18 +121,23 @@ mod tests {
 
     #[test]
     fn one_that_waits_for_its_turn_keeps_why_it_failed() {
-        assert_eq!(step_of_waiting(&certificate(&["a.example"])).as_deref(), Some(WAITS));
+        let step = |certificate: &Certificate| step_of_waiting(certificate, "waiting for its turn");
+        assert_eq!(step(&certificate(&["a.example"])), "waiting for its turn");
         let mut waits = stopped(CertificateAcmeStatus::default());
         let mut say = |status: &str, message: &str| {
             let issuing = &mut waits.status.as_mut().unwrap().conditions[0];
             (issuing.status, issuing.message) = (status.into(), message.into());
             waits.clone()
         };
-        let step = step_of_waiting(&say("False", "Port 80 refused.")).unwrap();
-        assert_eq!(step, "Waiting for its turn, behind other issuances. The last attempt: Port 80 refused.");
-        let told = say("True", &step);
+        let told = step(&say("False", "Port 80 refused."));
+        assert_eq!(told, "Waiting for its turn. The last attempt: Port 80 refused.");
+        let mut told = say("True", &told);
+        assert_eq!(step(&told), "Waiting for its turn. The last attempt: Port 80 refused.", "once");
         assert!(is_under_way(&told));
-        assert_eq!(step_of_waiting(&told), None, "it is said already");
+        assert_eq!(cause_before_waiting(&told), "Port 80 refused.");
+        told.metadata.generation = Some(7);
+        assert_eq!(step(&told), "waiting for its turn", "another spec");
+        assert_eq!(step(&say("False", FAILED)), "waiting for its turn");
     }
 
     #[test]

@@ -329,7 +329,7 @@ impl<'a> Line<'a> {
     ) -> Result<(), Interrupted> {
         let Stored::Ours(ours) = stored else { return Ok(()) };
         if ours.revoked.is_some() || status::has_explanation(&self.certificate, self.advice.as_ref()) {
-            self.reporter.report(&self.held(wanted, stored, now), &Outcome::Waiting, now).await?;
+            self.reporter.report(&self.held(wanted, stored, now), &Outcome::Due, now).await?;
         }
         if ours.revoked.is_some() {
             let key = reusable_key(ours, wanted);

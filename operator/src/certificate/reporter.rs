@@ -71,7 +71,7 @@ impl Reporter {
                         let name = certificate.name_any();
                         let newest = bounded(format!("get Certificate {name}"), self.api.get(&name)).await?;
                         if newest.metadata.uid != certificate.metadata.uid {
-                            return Ok(None);
+                            return Ok(certificate.resource_version());
                         }
                         // What was done was done for the spec as it was: a newer one gets a look of its own.
                         let observed = certificate.metadata.generation;
@@ -84,7 +84,7 @@ impl Reporter {
                         continue;
                     }
                     // Deleted meanwhile: there is nobody left to tell.
-                    Err(error) if error.is_not_found() => return Ok(None),
+                    Err(error) if error.is_not_found() => return Ok(certificate.resource_version()),
                     Err(error) => return Err(error),
                 }
             }

@@ -126,7 +126,7 @@ impl Setback {
     fn tell(&self) -> Option<String> {
         match self {
             Self::Refused { issuer, refusal } => {
-                Some(format!("{issuer} was passed over: {}", sentence(&refusal.message)))
+                Some(format!("{issuer} was passed over. {}", sentence(&refusal.message)))
             }
             Self::Limited { issuer, wait } => Some(format!("{} was passed over: {wait}.", issuer.key)),
             Self::Failed { issuer, error, .. } => {
@@ -169,6 +169,6 @@ mod tests {
     fn each_that_was_passed_over_is_named() {
         assert_eq!(passed_over(&[]), None);
         let told = passed_over(&[refused("a", reason::NOT_ALLOWED), Setback::Outdated]);
-        assert_eq!(told.as_deref(), Some("ClusterIssuer a was passed over: It may not be asked."));
+        assert_eq!(told.as_deref(), Some("ClusterIssuer a was passed over. It may not be asked."));
     }
 }

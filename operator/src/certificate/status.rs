@@ -15,9 +15,9 @@ use waxwing_api::{
 
 use super::admit::Refusal;
 use super::advice::Advice;
-use super::conditions::{condition, find, seconds, sentence, set};
+use super::conditions::{condition, find, full_stop, seconds, sentence, set};
 use super::decide::Fault;
-use super::history::{failures, kept_pause};
+use super::history::{cause_before_waiting, failures, is_under_way, kept_pause};
 use super::limits_used;
 use super::renewal::{Due, Remark};
 use super::renewal_request::unreported_issuance;
@@ -61,6 +61,8 @@ pub enum Outcome {
         /// Which issuers are to be left alone until which time.
         pauses: Vec<(IssuerKey, Timestamp)>,
     },
+    /// An attempt is due. What is told is that what is stored has changed.
+    Due,
     /// An attempt is due, but not yet.
     Waiting,
     /// An attempt is due, but a limit of the CA's is used up.
@@ -76,6 +78,8 @@ pub enum Outcome {
 pub struct Failure {
     /// What was tried, what the CA answered, what most likely causes it, what to do next.
     pub message: String,
+    /// The same for an Event: without what differs from attempt to attempt.
+    pub note: String,
     /// Whether only a change can make the next attempt pass.
     pub needs_change: bool,
     /// The begin of the next attempt.
@@ -156,7 +160,10 @@ pub fn report(certificate: &Certificate, held: &Held<'_>, outcome: &Outcome, now
             (!says_so)
                 .then(|| (false, reason::ISSUED, "The stored certificate is what the spec asks for.".into()))
         }
-        Outcome::Waiting => None,
+        Outcome::Due => None,
+        // One that has waited for its turn until it wasn't due any more.
+        Outcome::Waiting => is_under_way(certificate)
+            .then(|| (false, reason::BACKING_OFF, cause_before_waiting(certificate).to_owned())),
         Outcome::Working(step) => Some((true, reason::IN_PROGRESS, sentence(step))),
         Outcome::Issued { order_url, account_url, passed_over, used, pauses: left_alone } => {
             forget_failures(&mut status);
@@ -195,7 +202,7 @@ pub fn report(certificate: &Certificate, held: &Held<'_>, outcome: &Outcome, now
         }
         Outcome::Failed(failure) => {
             let reason = if failure.needs_change { reason::FAILED } else { reason::BACKING_OFF };
-            let message = sentence(&failure.message);
+            let message = full_stop(&failure.message);
             status.failed_issuance_attempts =
                 Some(status.failed_issuance_attempts.unwrap_or_default().max(0).saturating_add(1));
             status.last_failure_time = Some(Time(seconds(now)));
@@ -208,7 +215,7 @@ pub fn report(certificate: &Certificate, held: &Held<'_>, outcome: &Outcome, now
             }
             leave_alone(&mut status, &failure.pauses, None);
             limits_used::remember(&mut status, &failure.used, now);
-            event = Some(Notice { warning: true, reason, note: message.clone() });
+            event = Some(Notice { warning: true, reason, note: full_stop(&failure.note) });
             Some((false, reason, message))
         }
     };
@@ -258,9 +265,20 @@ fn describe_held(
     Some(Notice {
         warning: false,
         reason: reason::ISSUED,
-        note: format!("Stored a certificate for {}{by}.", leaf.dns_names.join(", ")),
+        note: format!("Stored a certificate for {}{by}.", names(leaf)),
     })
 }
+
+/// A few names, or the first and how many others: what is said after them matters more.
+fn names(leaf: &Leaf) -> String {
+    match leaf.dns_names.as_slice() {
+        [first, others @ ..] if others.len() >= NAMES => format!("{first} and {} other names", others.len()),
+        names => names.join(", "),
+    }
+}
+
+/// So many are told.
+const NAMES: usize = 5;
 
 /// A revocation is told once, when it shows in the Ready condition.
 fn revocation(before: &CertificateStatus, held: &Held<'_>) -> Option<Notice> {
@@ -287,7 +305,7 @@ fn ready(held: &Held<'_>) -> Condition {
         (None, Some(leaf)) => (
             true,
             reason::ISSUED,
-            format!("The Secret holds a certificate for {}.{}", leaf.dns_names.join(", "), fallback(held)),
+            format!("The Secret holds a certificate for {}.{}", names(leaf), fallback(held)),
         ),
         (Some(fault), _) => (false, fault.reason(), sentence(&fault.to_string())),
         (None, None) => (false, reason::DOES_NOT_EXIST, sentence(&Fault::DoesNotExist.to_string())),
@@ -405,7 +423,8 @@ mod tests {
 
     fn failed(next: i64) -> Outcome {
         Outcome::Failed(Failure {
-            message: "port 80 of 203.0.113.7 refused".into(),
+            message: "Port 80 of 203.0.113.7 refused".into(),
+            note: "Port 80 of 203.0.113.7 refused".into(),
             needs_change: false,
             next_attempt: NOW + jiff::SignedDuration::from_secs(next),
             order_url: None,
@@ -450,7 +469,7 @@ mod tests {
         let (first, second) = (key("first"), key("second"));
         let by = IssuedBy::from(&second);
         let held = Held { issued_by: Some(&by), first_choice: Some(&first), ..holding(&leaf) };
-        let why = "ClusterIssuer first was passed over: It is down.";
+        let why = "ClusterIssuer first was passed over. It is down.";
         let outcome = issued(Some(why), Vec::new());
         let issued = report(&certificate, &held, &outcome, NOW);
         let note = issued.event.unwrap().note;

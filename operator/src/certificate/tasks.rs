@@ -49,6 +49,7 @@ enum Entry {
     },
     Resting {
         rest: Rest,
+        since: Instant,
         /// The rest's end by a clock that nobody sets; none if it is too far away for that clock.
         ends: Option<Instant>,
         basis: Basis,
@@ -108,8 +109,12 @@ impl CertificateTasks {
                 task.abort();
             }
             // Acting on it would be blind to what the task has just written. What is newer brings the next look.
-            Some(Entry::Resting { rest, .. }) if rest.is_newer_than(certificate) => return Some(BEHIND),
-            Some(Entry::Resting { rest, ends, basis: known, stale, interruptions: so_far }) => {
+            Some(Entry::Resting { rest, since, .. })
+                if rest.is_newer_than(certificate) && since.elapsed() < LONG_BEHIND =>
+            {
+                return Some(BEHIND);
+            }
+            Some(Entry::Resting { rest, ends, basis: known, stale, interruptions: so_far, .. }) => {
                 // After an interruption its pause is kept to whatever happens, so that nothing can drive a loop.
                 let seen = known.covers(rest, certificate) && !*stale;
                 let left = ends.map_or(Duration::MAX, |ends| ends.saturating_duration_since(Instant::now()));
@@ -262,8 +267,8 @@ impl CertificateTasks {
                     && *running == number
                 {
                     let ends = Instant::now().checked_add(decide::until(rest.wake, Timestamp::now()));
-                    *entry =
-                        Entry::Resting { rest, ends, basis: basis.clone(), stale: *again, interruptions };
+                    let (since, basis, stale) = (Instant::now(), basis.clone(), *again);
+                    *entry = Entry::Resting { rest, since, ends, basis, stale, interruptions };
                 }
             }
             Some(Entry::Resting { .. }) | None => {}
@@ -306,8 +311,10 @@ impl Rest {
     }
 }
 
-/// How soon a cache that is behind is looked at again, should it never tell of what is newer.
+/// How soon a cache that is behind is looked at again.
 const BEHIND: Duration = Duration::from_secs(1);
+/// For so long nothing is done by a cache that is behind. A report that follows reads anew what it conflicts with.
+const LONG_BEHIND: Duration = Duration::from_secs(30);
 
 /// The first pause after an interruption; each further one doubles it.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);

@@ -143,6 +143,16 @@ const APART: Duration = Duration::from_secs(1);
 impl Ledger {
     /// Takes what an order needs, or says until when to wait. Whoever has taken and not settled takes nothing more.
     pub fn admit(&mut self, limits: &Limits, applicant: &Applicant, now: Timestamp) -> Result<(), Wait> {
+        self.ask(limits, applicant, now)?;
+        self.waiting.remove(&applicant.id);
+        if !self.held.contains_key(&applicant.id) {
+            self.hold(limits, applicant, now);
+        }
+        Ok(())
+    }
+
+    /// Says until when to wait, if so, and takes nothing: for whoever has more to do before it orders.
+    pub fn ask(&mut self, limits: &Limits, applicant: &Applicant, now: Timestamp) -> Result<(), Wait> {
         self.forget_what_is_over(now);
         match self.held.get(&applicant.id) {
             Some(hold) if hold.is_for(applicant) => return Ok(()),
@@ -154,8 +164,6 @@ impl Ledger {
             self.remember(applicant, subject, wait.until);
             return Err(wait);
         }
-        self.waiting.remove(&applicant.id);
-        self.hold(limits, applicant, now);
         Ok(())
     }
 
