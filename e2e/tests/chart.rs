@@ -184,6 +184,7 @@ fn mistakes_are_refused() -> Result<(), Error> {
         ("replicas=0", "replicas"),
         ("image.digest=sha256:abc", "digest"),
         ("log.format=xml", "format"),
+        ("log.level=warning", "level"),
         ("leaderElection.leaseDuration=15", "leaseDuration"),
         ("leaderElection.leaseDuration=10s", "longer than renewDeadline (10s): try 15s and 10s"),
         ("leaderElection.renewDeadline=2000ms", "longer than retryPeriod (2s): try 10s and 2s"),

@@ -160,7 +160,7 @@ fn choose(
             authorization.challenges.iter().map(|challenge| challenge.kind.as_str()).collect::<Vec<_>>();
         let offers = if offers.is_empty() { "nothing".to_owned() } else { offers.join(", ") };
         return Err(no_solver(crate::NoSolver::new(format!(
-            "the CA offers {offers}, and not {challenge_type}"
+            "the CA offers {offers}, and not {challenge_type}: choose a solver for what it offers"
         ))));
     };
     Ok(Pending {

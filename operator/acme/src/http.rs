@@ -249,7 +249,7 @@ impl Answer {
         if self.status.is_redirection() {
             return Err(Failure::Redirect {
                 status: self.status.as_u16(),
-                to: self.header(LOCATION).unwrap_or("elsewhere").to_owned(),
+                to: self.header(LOCATION).map(str::to_owned),
                 retry_after: self.retry_after(now),
             });
         }

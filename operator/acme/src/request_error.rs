@@ -56,12 +56,12 @@ pub enum Failure {
     #[error("the connection broke: {0}")]
     Interrupted(String),
     /// The answer points elsewhere. It isn't followed: what an issuer asks is what its URL says.
-    #[error("not an ACME answer: status {status} points to {to}; write that URL instead{}", wait(*retry_after))]
+    #[error("not an ACME answer: status {status} {}{}", pointing(to.as_deref()), wait(*retry_after))]
     Redirect {
         /// The HTTP status.
         status: u16,
-        /// Where it points.
-        to: String,
+        /// Where it points, if it says so.
+        to: Option<String>,
         /// When the CA wants to be asked again (Retry-After).
         retry_after: Option<Timestamp>,
     },
@@ -107,7 +107,7 @@ impl RequestError {
         let class = match &self.failure {
             Failure::Status { status, problem: Some(problem), .. } if *status < 500 => problem.class(),
             // A CA's error page, or a directory URL that is wrong.
-            Failure::Status { status: 400..=428 | 430..=499, .. }
+            Failure::Status { status: 400..=407 | 409..=428 | 430..=499, .. }
             | Failure::UnknownAuthority
             | Failure::Tls(_)
             | Failure::Redirect { .. } => backoff(Actor::User),
@@ -145,6 +145,12 @@ impl RequestError {
             _ => false,
         }
     }
+}
+
+fn pointing(to: Option<&str>) -> String {
+    to.map_or("redirects without saying where".to_owned(), |to| {
+        format!("points to {to}; write that URL instead")
+    })
 }
 
 fn said(problem: Option<&Problem>) -> String {
@@ -198,8 +204,9 @@ mod tests {
         assert_eq!(status(404, None, None).class().actor, Actor::User);
         assert_eq!(status(500, None, None).class().actor, Actor::Ca);
         assert_eq!(status(429, None, None).class().actor, Actor::Ca);
+        assert_eq!(status(408, None, None).class().actor, Actor::Ca);
         assert_eq!(actor(Failure::Unexpected("it is an HTML page".into())), Actor::Ca);
-        let elsewhere = "https://ca.example/directory".to_owned();
+        let elsewhere = Some("https://ca.example/directory".to_owned());
         assert_eq!(actor(Failure::Redirect { status: 301, to: elsewhere, retry_after: None }), Actor::User);
     }
 }

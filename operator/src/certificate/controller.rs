@@ -266,7 +266,8 @@ async fn sweep_once(context: &Context, tasks: &CertificateTasks) -> bool {
         match swept {
             Ok(()) => tracing::info!(secret = name, "swept the order of a Certificate that is gone"),
             Err(error) => {
-                tracing::warn!(%error, "an order Secret is left for later");
+                let certificate = secret.annotations().get(labels::ORDER_CERTIFICATE).map(String::as_str);
+                tracing::warn!(%error, secret = name, certificate, "the order of a Certificate that is gone is left for later");
                 clean = false;
             }
         }

@@ -82,7 +82,12 @@ pub fn next(certificate: &Certificate) -> String {
         {
             format!("It was stopped, and may be again: {} ({})", issuing.message, issuing.reason)
         }
-        _ => "It is ordered now; what is stored serves until the new pair is stored.".into(),
+        // Only the annotation is there yet: whether Waxwing runs isn't known here.
+        _ => {
+            "A renewal is asked for. Waxwing orders it at once; what is stored serves until the new pair is \
+             stored."
+                .into()
+        }
     }
 }
 
@@ -187,7 +192,7 @@ mod tests {
         };
         assert!(with("True", reason::IN_PROGRESS).contains("under way"));
         assert!(with("False", reason::ISSUER_NOT_FOUND).ends_with("There is none. (IssuerNotFound)"));
-        assert!(with("False", reason::BACKING_OFF).contains("ordered now"));
-        assert!(next(&certificate(&["a.example"])).contains("ordered now"));
+        assert!(with("False", reason::BACKING_OFF).starts_with("A renewal is asked for."));
+        assert!(next(&certificate(&["a.example"])).starts_with("A renewal is asked for."));
     }
 }

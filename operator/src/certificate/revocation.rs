@@ -72,7 +72,7 @@ impl RevocationWatch {
             RevocationStatus::Good => (None, 0, "good"),
             RevocationStatus::Revoked(revoked) => {
                 let finding = format!("the CA has revoked the stored certificate ({revoked})");
-                tracing::warn!(serial = leaf.serial, finding, "revoked");
+                tracing::warn!(serial = leaf.serial, %revoked, "the CA has revoked the stored certificate");
                 (Some(finding), 0, "revoked")
             }
             RevocationStatus::Unknown(error) => {

@@ -1,7 +1,9 @@
 //! A Certificate's state on one page, from what the cluster says of it: pure. What isn't known is left out.
 
+mod standing;
+mod times;
+
 use std::fmt::Write as _;
-use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::events::v1::Event;
@@ -9,6 +11,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta};
 use kube::ResourceExt;
 use serde::Serialize;
 use waxwing_api::{Certificate, labels, reason};
+
+use standing::{find, has_failed, summary};
+use times::{due, has_come, moment, span};
 
 /// What the page is made of.
 #[derive(Debug)]
@@ -105,50 +110,31 @@ impl Page {
         let certificate = facts.certificate;
         let (namespace, name) = (certificate.namespace().unwrap_or_default(), certificate.name_any());
         let status = certificate.status.clone().unwrap_or_default();
-        let condition =
-            |type_: &str| status.conditions.iter().find(|condition| condition.type_ == type_).cloned();
-        let (ready, issuing) = (condition(reason::READY), condition(reason::ISSUING));
-        let is_ready = ready.as_ref().is_some_and(|condition| condition.status == "True");
-        let attempts = status.failed_issuance_attempts.unwrap_or_default();
-        let next_attempt = status.next_attempt_time.as_ref().map(|time| time.0);
-        let renews = status.renewal_time.as_ref().map(|time| time.0);
+        let (ready, issuing) =
+            (find(&status.conditions, reason::READY), find(&status.conditions, reason::ISSUING));
         let expires = status.not_after.as_ref().map(|time| time.0);
-        let stopped = issuing.filter(|issuing| issuing.reason != reason::ISSUED);
-        let summary = match &stopped {
-            _ if certificate.metadata.deletion_timestamp.is_some() => "being deleted".into(),
-            Some(issuing) if issuing.status == "True" => format!("under way: {}", issuing.message),
-            Some(_) if attempts > 0 => {
-                let next = next_attempt.map(|next| format!("; next {}", moment(next, facts.now)));
-                format!("attempt {attempts} failed{}", next.unwrap_or_default())
-            }
-            Some(issuing) => format!("stopped: {}", issuing.reason),
-            None if ready.is_none() => "not looked at yet; is Waxwing running?".into(),
-            None if is_ready => match (renews, expires) {
-                (Some(renews), _) => format!("renewed {}", moment(renews, facts.now)),
-                (None, Some(expires)) => format!("expires {}", moment(expires, facts.now)),
-                (None, None) => "issued".into(),
-            },
-            None => ready.as_ref().map(|ready| ready.reason.clone()).unwrap_or_default(),
-        };
-        let failed = stopped.filter(|issuing| issuing.status != "True");
-        let (cause, answer) = failed.as_ref().map(|issuing| parts(&issuing.message)).unwrap_or_default();
-        let retry = failed.is_some().then(|| format!("kubectl waxwing renew {name} -n {namespace}"));
+        let stopped = issuing.filter(|issuing| issuing.status != "True" && issuing.reason != reason::ISSUED);
+        let (cause, answer) = stopped.map(|issuing| parts(&issuing.message)).unwrap_or_default();
+        // Where no attempt could be made, asking for another one changes nothing.
+        let retry =
+            stopped.is_some_and(has_failed).then(|| format!("kubectl waxwing renew {name} -n {namespace}"));
         let acme = status.acme.as_ref();
         let suggestion = acme.and_then(|acme| acme.ari.as_ref()).map(|ari| {
             let why = ari.explanation_url.as_ref().map(|url| format!(", see {url}")).unwrap_or_default();
             format!("renew between {} and {}{why}", ari.suggested_window.start.0, ari.suggested_window.end.0)
         });
         Self {
-            ready: is_ready,
-            summary,
+            // The condition is as old as Waxwing's last look.
+            ready: ready.is_some_and(|ready| ready.status == "True") && !has_come(expires, facts.now),
+            summary: summary(certificate, facts.now),
             cause,
             retry,
             answer,
-            pair: ready.map(|ready| ready.message),
+            pair: ready.map(|ready| ready.message.clone()),
             serial_number: status.serial_number.clone(),
             expires,
-            renews,
-            next_attempt,
+            renews: status.renewal_time.as_ref().map(|time| time.0),
+            next_attempt: status.next_attempt_time.as_ref().map(|time| time.0),
             suggestion,
             issuer: issuer(facts),
             secret: secret(facts, &name),
@@ -163,18 +149,22 @@ impl Page {
     /// As text, with colours for a terminal or without.
     pub fn text(&self, colours: bool) -> String {
         let mut text = String::new();
-        let (state, colour) = if self.ready { ("READY", "32") } else { ("NOT READY", "31") };
+        let expired = has_come(self.expires, self.now);
+        let (state, colour) = match (expired, self.ready) {
+            (true, _) => ("EXPIRED", "31"),
+            (false, true) => ("READY", "32"),
+            (false, false) => ("NOT READY", "31"),
+        };
         let state = if colours { format!("\x1b[1;{colour}m{state}\x1b[0m") } else { state.to_owned() };
         let _ = writeln!(text, "{}/{}  {state}  {}", self.namespace, self.name, plain(&self.summary));
-        let at = |time: Option<Timestamp>| time.map(|time| moment(time, self.now));
         let groups = [
             vec![("Cause", self.cause.clone()), ("Retry", self.retry.clone())],
             vec![
                 ("Answer", self.answer.clone()),
                 ("Pair", self.pair.clone()),
                 ("Serial", self.serial_number.clone()),
-                ("Expires", at(self.expires)),
-                ("Renews", at(self.renews)),
+                (if expired { "Expired" } else { "Expires" }, self.expires.map(|at| moment(at, self.now))),
+                ("Renews", self.renews.map(|at| due(at, self.now))),
                 ("CA", self.suggestion.clone()),
                 ("Issuer", Some(self.issuer.clone())),
                 ("Secret", Some(self.secret.clone())),
@@ -206,16 +196,14 @@ impl Line {
     }
 }
 
-/// What a failure's message says of its cause, and what it quotes in `(asking …)`.
+/// What a failure's message says of its cause, and what it quotes in the `(asking …)` at its end. A long message is cut,
+/// and then has no end.
 fn parts(message: &str) -> (Option<String>, Option<String>) {
-    let parts = message.rsplit_once(" (asking ").and_then(|(cause, rest)| {
-        let (quoted, more) = rest.rsplit_once(')')?;
-        Some((format!("{cause}{}", more.trim_end_matches('.')), quoted.to_owned()))
-    });
-    match parts {
-        Some((cause, quoted)) => (Some(cause), Some(quoted)),
-        None => (Some(message.to_owned()), None),
-    }
+    let Some((cause, quoted)) = message.rsplit_once(" (asking ") else {
+        return (Some(message.to_owned()), None);
+    };
+    let quoted = quoted.strip_suffix(").").unwrap_or(quoted);
+    (Some(cause.to_owned()), Some(quoted.to_owned()))
 }
 
 fn issuer(facts: &Facts<'_>) -> String {
@@ -224,13 +212,11 @@ fn issuer(facts: &Facts<'_>) -> String {
     let state = match &facts.issuer {
         Found::Unknown => return name,
         Found::Absent => "doesn't exist".to_owned(),
-        Found::Present(conditions) => {
-            match conditions.iter().find(|condition| condition.type_ == reason::READY) {
-                None => "not looked at yet".into(),
-                Some(ready) if ready.status == "True" => "Ready".into(),
-                Some(ready) => format!("not Ready ({}): {}", ready.reason, ready.message),
-            }
-        }
+        Found::Present(conditions) => match find(conditions, reason::READY) {
+            None => "not looked at yet".into(),
+            Some(ready) if ready.status == "True" => "Ready".into(),
+            Some(ready) => format!("not Ready ({}): {}", ready.reason, ready.message),
+        },
     };
     format!("{name}: {state}")
 }
@@ -276,29 +262,6 @@ fn events(all: &[Event]) -> Vec<Line> {
     lines.split_off(lines.len().saturating_sub(MOST_EVENTS))
 }
 
-/// `in 4m10s (2026-11-26T14:32:10Z)`, or so long ago.
-fn moment(time: Timestamp, now: Timestamp) -> String {
-    let time_text = Timestamp::from_second(time.as_second()).unwrap_or(time);
-    if time > now {
-        format!("in {} ({time_text})", span(now, time))
-    } else {
-        format!("{} ago ({time_text})", span(time, now))
-    }
-}
-
-/// The two greatest units of what lies between.
-fn span(from: Timestamp, to: Timestamp) -> String {
-    let seconds = Duration::try_from(to.duration_since(from)).unwrap_or_default().as_secs();
-    let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
-    match (days, hours, minutes) {
-        (10.., _, _) => format!("{days}d"),
-        (1.., _, _) => format!("{days}d{hours}h"),
-        (0, 1.., _) => format!("{hours}h{minutes}m"),
-        (0, 0, 1..) => format!("{minutes}m{}s", seconds % 60),
-        _ => format!("{seconds}s"),
-    }
-}
-
 /// What others wrote can't move the cursor of whoever reads it.
 fn plain(text: &str) -> String {
     text.chars().map(|character| if character.is_control() { ' ' } else { character }).collect()
@@ -334,9 +297,9 @@ mod tests {
 
     use super::*;
 
-    const NOW: Timestamp = Timestamp::constant(1_800_000_000, 0);
+    pub(super) const NOW: Timestamp = Timestamp::constant(1_800_000_000, 0);
 
-    fn certificate(status: &Value) -> Certificate {
+    pub(super) fn certificate(status: &Value) -> Certificate {
         serde_json::from_value(json!({
             "apiVersion": "waxwing.dev/v1", "kind": "Certificate",
             "metadata": {"name": "shop", "namespace": "web"},
@@ -347,7 +310,7 @@ mod tests {
         .unwrap()
     }
 
-    fn condition(type_: &str, status: &str, reason: &str, message: &str) -> Value {
+    pub(super) fn condition(type_: &str, status: &str, reason: &str, message: &str) -> Value {
         json!({"type": type_, "status": status, "reason": reason, "message": message,
                "lastTransitionTime": "2027-01-15T07:00:00Z"})
     }
@@ -361,8 +324,8 @@ mod tests {
         let failing = certificate(&json!({
             "conditions": [
                 condition("Ready", "False", "DoesNotExist", "No certificate is stored yet."),
-                condition("Issuing", "False", "BackingOff", "Port 80 of 203.0.113.7 refused. Point the A record to \
-                    198.51.100.20, or use DNS-01. (asking ClusterIssuer letsencrypt: connection: Connection refused)."),
+                condition("Issuing", "False", "BackingOff", "Port 80 refused. Point the A or AAAA record of \
+                    shop.example.com to this edge. (asking ClusterIssuer letsencrypt: connection: Connection refused)."),
             ],
             "failedIssuanceAttempts": 2,
             "nextAttemptTime": "2027-01-15T08:04:10Z",
@@ -375,7 +338,7 @@ mod tests {
             text,
             "web/shop  NOT READY  attempt 2 failed; next in 4m10s (2027-01-15T08:04:10Z)\n\
              \n\
-             Cause    Port 80 of 203.0.113.7 refused. Point the A record to 198.51.100.20, or use DNS-01.\n\
+             Cause    Port 80 refused. Point the A or AAAA record of shop.example.com to this edge.\n\
              Retry    kubectl waxwing renew shop -n web\n\
              \n\
              Answer   ClusterIssuer letsencrypt: connection: Connection refused\n\
@@ -398,7 +361,7 @@ mod tests {
         let page = page(&ready, Found::Unknown, Found::Unknown);
         assert_eq!(
             page.text(false),
-            "web/shop  READY  renewed in 60d (2027-03-16T08:00:00Z)\n\
+            "web/shop  READY  renews in 60d (2027-03-16T08:00:00Z)\n\
              \n\
              Pair     The Secret holds a certificate for shop.example.com.\n\
              Serial   03ab\n\
@@ -415,19 +378,52 @@ mod tests {
     }
 
     #[test]
-    fn other_states_have_words_too() {
-        let summary = |status: Value| page(&certificate(&status), Found::Unknown, Found::Unknown).summary;
-        assert_eq!(summary(Value::Null), "not looked at yet; is Waxwing running?");
-        let with = |issuing| json!({"conditions": [condition("Ready", "False", "Expired", "It has expired."), issuing]});
+    fn one_that_has_expired_is_not_ready_whatever_its_condition_says() {
+        let dead = certificate(&json!({
+            "conditions": [condition("Ready", "True", "Issued", ""), condition("Issuing", "False", "Issued", "")],
+            "notAfter": "2027-01-13T09:00:00Z", "renewalTime": "2027-01-07T09:00:00Z",
+        }));
+        let page = page(&dead, Found::Unknown, Found::Unknown);
+        let text = page.text(false);
+        assert!(text.starts_with("web/shop  EXPIRED  expired 1d23h ago (2027-01-13T09:00:00Z)"), "{text}");
+        assert!(text.contains("\nExpired  1d23h ago (2027-01-13T09:00:00Z)\n"), "{text}");
+        assert!(text.contains("\nRenews   due for 7d23h (2027-01-07T09:00:00Z)\n"), "{text}");
+        assert!(page.text(true).contains("\x1b[1;31mEXPIRED\x1b[0m"));
+        assert_eq!(serde_json::to_value(&page).unwrap()["ready"], false);
+    }
+
+    #[test]
+    fn another_try_is_offered_only_where_one_has_failed() {
+        for (why, offered) in
+            [("BackingOff", true), ("Failed", true), ("RateLimited", false), ("IssuerNotReady", false)]
+        {
+            let status = json!({"conditions": [condition("Issuing", "False", why, "So it is.")]});
+            let page = page(&certificate(&status), Found::Unknown, Found::Unknown);
+            assert_eq!(page.retry.is_some(), offered, "{why}");
+            assert_eq!(page.cause.as_deref(), Some("So it is."));
+        }
+    }
+
+    #[test]
+    fn what_was_answered_ends_the_message_whatever_is_in_it() {
+        let both = |cause: &str, answer: &str| (Some(cause.to_owned()), Some(answer.to_owned()));
         assert_eq!(
-            summary(with(condition("Issuing", "True", "Issuing", "The order is created."))),
-            "under way: The order is created."
+            parts(
+                "The CA is in trouble. Wait. ClusterIssuer a was passed over: no connection (time-out). \
+                 (asking ClusterIssuer b: too many (50) already issued (see https://ca.example/limits))."
+            ),
+            both(
+                "The CA is in trouble. Wait. ClusterIssuer a was passed over: no connection (time-out).",
+                "ClusterIssuer b: too many (50) already issued (see https://ca.example/limits)",
+            )
         );
         assert_eq!(
-            summary(with(condition("Issuing", "False", "IssuerNotFound", "There is none."))),
-            "stopped: IssuerNotFound"
+            parts("Wait. (asking Issuer web/b: too many (50) alrea…"),
+            both("Wait.", "Issuer web/b: too many (50) alrea…"),
+            "a long one"
         );
-        assert_eq!(summary(with(condition("Issuing", "False", "Issued", "As asked."))), "Expired");
+        let plain = "An Ingress (of web) has it.";
+        assert_eq!(parts(plain), (Some(plain.to_owned()), None));
     }
 
     #[test]

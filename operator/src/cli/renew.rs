@@ -47,7 +47,7 @@ pub enum RenewError {
         namespace: String,
     },
     /// Some couldn't be asked for; each was told on standard error.
-    #[error("{failed} of {all} weren't asked for")]
+    #[error("{failed} of {all} {} couldn't be asked to renew", noun(*all))]
     Some {
         /// How many.
         failed: usize,
@@ -90,6 +90,10 @@ impl Renew {
     }
 }
 
+fn noun(count: usize) -> &'static str {
+    if count == 1 { "Certificate" } else { "Certificates" }
+}
+
 /// Writes the annotation. The first write needs nothing but the name, and its answer tells what was there: where that
 /// makes the request an old one, as a clock that is behind does, a second write, of that version, puts it right.
 async fn ask(api: &Api<Certificate>, namespace: &str, name: &str) -> Result<Certificate, CallError> {
@@ -123,3 +127,15 @@ async fn ask(api: &Api<Certificate>, namespace: &str, name: &str) -> Result<Cert
 const TRIES: usize = 5;
 /// Under this name the API server records who asked.
 const MANAGER: &str = "waxwing-renew";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn how_many_could_not_be_asked_is_said_of_all() {
+        let said = |failed, all| RenewError::Some { failed, all }.to_string();
+        assert_eq!(said(1, 1), "1 of 1 Certificate couldn't be asked to renew");
+        assert_eq!(said(1, 2), "1 of 2 Certificates couldn't be asked to renew");
+    }
+}

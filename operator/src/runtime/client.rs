@@ -1,6 +1,7 @@
 //! The Kubernetes client: no retries of its own, and a bound on every call.
 
 use std::{
+    error::Error as StdError,
     future::Future,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
@@ -9,14 +10,15 @@ use std::{
 
 use axum::http::{HeaderValue, header::USER_AGENT};
 use hyper_util::{
-    client::legacy::{Client as HyperClient, connect::HttpConnector},
+    client::legacy::{Client as HyperClient, Error as HyperError, connect::HttpConnector},
     rt::{TokioExecutor, TokioTimer},
 };
 use kube::{
     Client, Config,
-    client::{Body, ClientBuilder, ConfigExt},
+    client::{AuthError, Body, ClientBuilder, ConfigExt},
     config::{InferConfigError, KubeConfigOptions, Kubeconfig, KubeconfigError},
 };
+use kube_runtime::watcher;
 use thiserror::Error;
 use tokio::{sync::Semaphore, time::Instant};
 use tower::ServiceBuilder;
@@ -147,7 +149,7 @@ pub enum ClientError {
         source: kube::Error,
     },
     /// The named kubeconfig could not be used.
-    #[error("couldn't use the kubeconfig {path}: {source}")]
+    #[error("couldn't use the kubeconfig {path}: {}", explain_kubeconfig(.source))]
     Kubeconfig {
         /// The file.
         path: String,
@@ -163,9 +165,18 @@ pub enum ClientError {
         /// Its host.
         proxy: String,
     },
+    /// What `KUBECONFIG` names could not be used.
+    #[error("couldn't use KUBECONFIG ({files}): {}", explain_inferred(.source))]
+    Variable {
+        /// Its value.
+        files: String,
+        /// The cause.
+        #[source]
+        source: Box<InferConfigError>,
+    },
     /// Neither a kubeconfig nor a service account was found.
     #[error(
-        "found no Kubernetes cluster: give --kubeconfig, set KUBECONFIG, or run in a pod with a service account"
+        "found no Kubernetes cluster: give --kubeconfig, set KUBECONFIG, or run in a pod with a service account: {source}"
     )]
     NoCluster {
         /// The cause.
@@ -253,17 +264,75 @@ async fn config(options: &ClientOptions) -> Result<Config, ClientError> {
             source,
         })?
     } else {
-        Config::infer().await.map_err(|source| ClientError::NoCluster { source: Box::new(source) })?
+        Config::infer().await.map_err(|source| {
+            let source = Box::new(source);
+            match std::env::var("KUBECONFIG") {
+                Ok(files) if !files.is_empty() => ClientError::Variable { files, source },
+                _ => ClientError::NoCluster { source },
+            }
+        })?
     };
     // Ours is built without kube's retry layer; this says so to whoever reads the Config.
     config.default_retry = false;
     Ok(config)
 }
 
-/// The API server's own sentence rather than the debug form of its whole status.
+/// Why a watch failed: the API server's own sentence, or else what is at the bottom of it.
+pub fn explain_watch(error: &watcher::Error) -> String {
+    match error {
+        watcher::Error::InitialListFailed(source)
+        | watcher::Error::WatchStartFailed(source)
+        | watcher::Error::WatchFailed(source) => explain(source),
+        watcher::Error::WatchError(status) => answer(status),
+        watcher::Error::NoResourceVersion => error.to_string(),
+    }
+}
+
+/// The same of a call.
 fn explain(error: &kube::Error) -> String {
     match error {
-        kube::Error::Api(status) if !status.message.is_empty() => status.message.clone(),
+        kube::Error::Api(status) => answer(status),
+        kube::Error::SerdeError(source) => format!("the API server's answer doesn't parse: {source}"),
+        // What kube itself says of it is little more than the name of a type.
+        other => other.source().map_or_else(|| other.to_string(), root_cause),
+    }
+}
+
+/// The API server's own sentence rather than the debug form of its whole status.
+fn answer(status: &kube::core::Status) -> String {
+    if status.message.is_empty() {
+        format!("the API server answered {} {}", status.code, status.reason).trim_end().to_owned()
+    } else {
+        status.message.clone()
+    }
+}
+
+/// hyper's errors say what failed, and nothing of why.
+fn root_cause(error: &(dyn StdError + 'static)) -> String {
+    let mut cause = error;
+    let mut unconnected = is_connect(cause);
+    // Of a token that can't be read, the file is named above the cause.
+    while let (false, Some(next)) = (cause.is::<AuthError>(), cause.source()) {
+        cause = next;
+        unconnected = unconnected || is_connect(cause);
+    }
+    if unconnected { format!("no connection to the API server: {cause}") } else { cause.to_string() }
+}
+
+fn is_connect(error: &(dyn StdError + 'static)) -> bool {
+    error.downcast_ref::<HyperError>().is_some_and(HyperError::is_connect)
+}
+
+/// What is wrong with the files of `KUBECONFIG`; that there is no service account either is beside the point.
+fn explain_inferred(error: &InferConfigError) -> String {
+    let cause = error.source().and_then(|cause| cause.downcast_ref::<KubeconfigError>());
+    cause.map_or_else(|| error.to_string(), explain_kubeconfig)
+}
+
+fn explain_kubeconfig(error: &KubeconfigError) -> String {
+    match error {
+        // kube shows the path in Rust's debug form.
+        KubeconfigError::ReadConfig(source, path) => format!("couldn't read {}: {source}", path.display()),
         other => other.to_string(),
     }
 }
@@ -292,6 +361,55 @@ mod tests {
             .unwrap_err();
         assert!(error.is_forbidden() && error.is_refusal());
         assert_eq!(error.to_string(), "couldn't apply Secret web/a: secrets \"a\" is forbidden");
+    }
+
+    #[tokio::test]
+    async fn a_server_that_is_away_is_told_with_the_cause() {
+        let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let http: HyperClient<_, axum::body::Body> =
+            HyperClient::builder(TokioExecutor::new()).build(HttpConnector::new());
+        let away = http.get(format!("http://{closed}/").parse().unwrap()).await.unwrap_err();
+        let away = kube::Error::Service(Box::new(away));
+        let error = bounded("get Certificate web/shop", async { Err::<(), _>(away) }).await.unwrap_err();
+        let told = error.to_string();
+        let cause = "couldn't get Certificate web/shop: no connection to the API server: Connection refused";
+        assert!(told.starts_with(cause), "{told}");
+        assert!(!error.is_refusal() && error.status().is_none());
+    }
+
+    #[test]
+    fn a_cause_is_told_without_the_names_of_types() {
+        let cut = || kube::Error::ReadEvents(std::io::Error::other("cut"));
+        assert_eq!(explain(&cut()), "cut");
+        assert_eq!(explain(&kube::Error::ReadEvents(std::io::Error::other(cut()))), "cut");
+        assert_eq!(explain(&kube::Error::Service("not now".into())), "not now");
+        let token = AuthError::ReadTokenFile(std::io::Error::other("gone"), "/token".into());
+        assert!(explain(&kube::Error::Service(token.into())).contains("/token"));
+        let silent = Status::failure("", "").with_code(503).boxed();
+        assert_eq!(explain(&kube::Error::Api(silent)), "the API server answered 503");
+    }
+
+    #[test]
+    fn a_watch_is_explained_in_the_api_servers_words_alone() {
+        let words = "secrets \"a\" is forbidden";
+        let status = Status::failure(words, "Forbidden").with_code(403).boxed();
+        for error in [
+            watcher::Error::InitialListFailed(refused("Forbidden", 403)),
+            watcher::Error::WatchStartFailed(refused("Forbidden", 403)),
+            watcher::Error::WatchError(status),
+        ] {
+            assert_eq!(explain_watch(&error), words);
+        }
+        let cut = kube::Error::ReadEvents(std::io::Error::other("cut"));
+        assert_eq!(explain_watch(&watcher::Error::WatchFailed(cut)), "cut");
+    }
+
+    #[test]
+    fn a_kubeconfig_that_is_not_there_is_named() {
+        let source = Kubeconfig::read_from("/nonexist").unwrap_err();
+        let told = ClientError::Kubeconfig { path: "/nonexist".to_owned(), source }.to_string();
+        let start = "couldn't use the kubeconfig /nonexist: couldn't read /nonexist: No such file";
+        assert!(told.starts_with(start), "{told}");
     }
 
     #[test]

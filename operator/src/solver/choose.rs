@@ -42,13 +42,14 @@ pub fn choose<'a>(
     match best {
         Some((_, solver)) => Ok(solver),
         None if wildcard => Err(NoSolver::new(format!(
-            "{name} is a wildcard, which CAs grant by DNS-01 alone, and the issuer has no DNS-01 solver for it: \
-             list the names one by one, or use an issuer with one"
+            "{name} is a wildcard, which CAs grant by DNS-01 alone, and Waxwing has no DNS-01 yet: \
+             list the names one by one"
         ))),
         None => {
             let offered: Vec<&str> = offered.iter().map(|kind| kind.name()).collect();
             Err(NoSolver::new(format!(
-                "the CA offers {} for {name}, and none of the issuer's solvers for it does that",
+                "the CA offers {} for {name}, and none of the issuer's solvers for it does that: \
+                 use another CA for this name",
                 if offered.is_empty() { "no known challenge".to_owned() } else { offered.join(", ") }
             )))
         }

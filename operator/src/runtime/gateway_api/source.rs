@@ -25,7 +25,7 @@ use tokio::{
 };
 
 use super::{Hosts, Kind, Routing};
-use crate::runtime::reconnect::Reconnect;
+use crate::runtime::{client::explain_watch, reconnect::Reconnect};
 
 /// One kind, in one namespace or in all.
 pub(super) struct Source {
@@ -133,14 +133,15 @@ impl Source {
                             if !std::mem::replace(&mut told, true) {
                                 tracing::warn!(
                                     kind,
-                                    %error,
+                                    error = explain_watch(&error),
                                     "Waxwing may not list these, so a name that they alone route counts as free; give \
                                      it the rights that the chart and deploy/rbac.yaml set up"
                                 );
                             }
                         }
                         _ => {
-                            tracing::warn!(kind, %error, "the watch was interrupted; trying again");
+                            let error = explain_watch(&error);
+                            tracing::warn!(kind, error, "the watch was interrupted; trying again");
                             sleep(pauses.next().unwrap_or(Reconnect::LONGEST)).await;
                             continue;
                         }

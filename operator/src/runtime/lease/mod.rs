@@ -41,7 +41,7 @@ use waxwing_api::labels;
 use self::election::{Election, Record, Step};
 pub use self::election::{Timing, TimingError};
 use super::{
-    client::{CallError, at_once},
+    client::{CallError, at_once, explain_watch},
     metrics::Metrics,
     permit::Permit,
     reconnect::Reconnect,
@@ -110,7 +110,10 @@ impl Candidate {
                         Some(Ok(lease)) => {
                             campaign.election.hear(lease.as_ref().map(record), Instant::now());
                         }
-                        Some(Err(error)) => tracing::debug!(%error, "the watch of the Lease was interrupted"),
+                        Some(Err(error)) => {
+                            let error = explain_watch(&error);
+                            tracing::debug!(error, "the watch of the Lease was interrupted");
+                        }
                         // It never ends. Should it, the tries go on without it.
                         None => sleep_until(until).await,
                     },
@@ -269,8 +272,7 @@ impl Campaign {
         if std::mem::replace(&mut self.failing, true) {
             tracing::debug!(error, "the Lease is still out of reach");
         } else if forbidden {
-            let advice =
-                "give Waxwing the rights on leases that deploy/rbac.yaml has; no replica leads without";
+            let advice = "give Waxwing the rights on leases that the chart and deploy/rbac.yaml set up; no replica leads without";
             tracing::error!(error, advice, "the Lease can't be used");
         } else {
             tracing::warn!(error, "the Lease is out of reach; trying again");

@@ -350,8 +350,8 @@ fn understood<K: Resource<DynamicType = ()>>(
             let (namespace, name) = (invalid.metadata.namespace, invalid.metadata.name);
             tracing::warn!(
                 kind,
-                ?namespace,
-                ?name,
+                namespace = namespace.as_deref(),
+                name = name.as_deref(),
                 error = invalid.error,
                 "an object doesn't parse and is left out"
             );

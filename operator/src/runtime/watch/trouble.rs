@@ -2,6 +2,8 @@
 
 use kube_runtime::watcher;
 
+use crate::runtime::client::explain_watch;
+
 /// What one source of a watch says when it fails.
 #[derive(Debug)]
 pub(super) struct Trouble {
@@ -32,7 +34,7 @@ impl Trouble {
                 tracing::warn!(
                     kind,
                     namespace,
-                    %error,
+                    error = explain_watch(error),
                     "Waxwing may not read these, and takes the namespace for empty unless it has read it before: take \
                      it from watch.namespaces (--watch-namespaces) if it is gone, else create it and its rights, which \
                      the chart sets up"
@@ -42,10 +44,13 @@ impl Trouble {
         }
         // The stream waits before it tries again, and goes on where it was if it can.
         match advice(error) {
-            Advice::None => tracing::warn!(kind, %error, "the watch was interrupted; trying again"),
+            Advice::None => {
+                tracing::warn!(kind, error = explain_watch(error), "the watch was interrupted; trying again");
+            }
             Advice::ReadAgain => tracing::debug!(kind, "the watch fell behind; reading all again"),
             Advice::Say(advice) => {
-                tracing::warn!(kind, %error, "the watch was refused; trying again; {advice}");
+                let error = explain_watch(error);
+                tracing::warn!(kind, error, "the watch was refused; trying again; {advice}");
             }
         }
         false

@@ -32,7 +32,7 @@ use super::{
 };
 use crate::{
     runtime::{
-        client::{CallError, bounded},
+        client::{CallError, bounded, explain_watch},
         reconnect::Reconnect,
         watch::{Scope, Watch},
     },
@@ -170,8 +170,8 @@ impl Objects {
                 }
                 Ok(Some((Progress::Waiting(trouble), _))) => last = trouble,
                 Ok(None) => {}
-                Err(error) if is_forbidden(&error) => return Err(Trouble::unwatched(&error.to_string())),
-                Err(error) => last = Trouble::untold(&error.to_string()),
+                Err(error) if is_forbidden(&error) => return Err(Trouble::unwatched(&explain_watch(&error))),
+                Err(error) => last = Trouble::untold(&explain_watch(&error)),
             }
         }
         Err(last)

@@ -44,17 +44,16 @@ impl Trouble {
 }
 
 const FIX_RIGHTS: &str = "Give Waxwing the rights that this way of solving needs; the page HTTP-01 of its documentation lists them.";
-const FIX_AWAY: &str =
-    "Nothing if it was only away: the order is kept, and the next attempt goes on with it.";
+const FIX_AWAY: &str = "If it was only away, wait: the order is kept, and the next attempt goes on with it.";
 const FIX_IMAGE: &str = "Check that nodes can pull Waxwing's image from this namespace: set podTemplate.spec.imagePullSecrets, \
      or another image with --solver-image.";
 const FIX_SCHEDULE: &str =
     "Make room on the nodes, or set nodeSelector, affinity, tolerations or resources in podTemplate.spec.";
 const FIX_CONFIG: &str = "Correct podTemplate.spec, such as its securityContext.";
 const FIX_RUN: &str = "Look at the pod's log and events.";
-const FIX_AGAIN: &str = "Nothing if its node was drained or short of room: the next attempt makes another pod. The pod's events say more.";
+const FIX_AGAIN: &str = "If its node was drained or short of room, wait: the next attempt makes another pod. The pod's events say more.";
 const FIX_WAIT: &str =
-    "Nothing if its node is only slow: the order is kept, and the next attempt goes on with it.";
+    "If its node is only slow, wait: the order is kept, and the next attempt goes on with it.";
 
 /// How far `pod` is, by its status.
 pub fn progress(pod: &Pod) -> Progress {

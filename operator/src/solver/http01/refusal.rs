@@ -20,7 +20,7 @@ pub(super) fn refused(doing: &str, right: &str, error: MakeError) -> SolverError
     }
 }
 
-const FIX_LEAVING: &str = "Nothing if that takes a moment: it is tried again. Else see what holds it: a finalizer, or a node that doesn't \
+const FIX_LEAVING: &str = "If that takes a moment, wait: it is tried again. Else see what holds it: a finalizer, or a node that doesn't \
      answer.";
 
 /// What to do about an object that the API server refused for what it is or who asks.
@@ -30,13 +30,13 @@ fn fix_of_refusal(message: &str, right: &str) -> String {
     } else if message.contains("must specify") {
         "Set podTemplate.spec.resources: the namespace's ResourceQuota counts what the pod doesn't say."
     } else if message.contains("status unknown for quota") {
-        "Nothing: the namespace's ResourceQuota is new and not counted yet."
+        "There is nothing to do: the namespace's ResourceQuota is new and not counted yet."
     } else if message.contains("violates PodSecurity") {
         "Correct podTemplate.spec.securityContext: without it solver pods are what the restricted standard admits."
     } else if message.contains("usage per") {
         "Set podTemplate.spec.resources to what the namespace's LimitRange allows."
     } else if message.contains("is being terminated") {
-        "Nothing: the namespace is being deleted."
+        "There is nothing to do: the namespace is being deleted."
     } else if message.contains(" cannot ") {
         return format!("Set {right} in the chart's values: by default Waxwing has no right to it.");
     } else {

@@ -98,7 +98,11 @@ impl Objects {
                         tracing::debug!(%error, "not looked for, since Waxwing makes none here");
                     }
                     Err(error) => {
-                        tracing::warn!(%error, "what other processes left is looked for again");
+                        let again = AGAIN.as_secs();
+                        tracing::warn!(
+                            %error,
+                            "couldn't list what earlier Waxwing processes left; trying again in {again} s"
+                        );
                         left.push(kind);
                         break;
                     }
