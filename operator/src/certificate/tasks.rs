@@ -211,6 +211,7 @@ impl CertificateTasks {
             drop(certificate);
             turn = None;
             if self.wait_in(place.queue(), number, uid, &reference) {
+                let _waits = self.shared.context.metrics.waits_for_turn(&place.queue().to_string());
                 let until = until.map_or(Duration::MAX, |until| decide::until(until, Timestamp::now()));
                 turn = tokio::time::timeout(until, place.turn()).await.ok();
             }

@@ -96,6 +96,16 @@ impl Queue {
     }
 }
 
+impl fmt::Display for Queue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::RunsOut => "RunsOut",
+            Self::First => "First",
+            Self::Again => "Again",
+        })
+    }
+}
+
 impl Default for Turns {
     fn default() -> Self {
         Self::new()

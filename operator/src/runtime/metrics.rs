@@ -23,6 +23,16 @@ pub struct Metrics {
     revocation_checks: IntCounterVec,
     route_broken: IntGaugeVec,
     self_check: Histogram,
+    turn_waiting: IntGaugeVec,
+}
+
+/// One that waits for its turn, until this is dropped.
+pub struct Waits(IntGauge);
+
+impl Drop for Waits {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
 }
 
 impl Metrics {
@@ -98,6 +108,13 @@ impl Metrics {
                 )
                 .buckets(vec![0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 60.0]),
             )?,
+            turn_waiting: IntGaugeVec::new(
+                Opts::new(
+                    "waxwing_turn_waiting",
+                    "Certificates that wait for their turn, by queue (RunsOut, First, Again)",
+                ),
+                &["queue"],
+            )?,
             registry,
         };
         metrics.registry.register(Box::new(metrics.acme_requests.clone()))?;
@@ -111,6 +128,7 @@ impl Metrics {
         metrics.registry.register(Box::new(metrics.revocation_checks.clone()))?;
         metrics.registry.register(Box::new(metrics.route_broken.clone()))?;
         metrics.registry.register(Box::new(metrics.self_check.clone()))?;
+        metrics.registry.register(Box::new(metrics.turn_waiting.clone()))?;
         Ok(metrics)
     }
 
@@ -192,6 +210,13 @@ impl Metrics {
         self.limit_wait.observe(elapsed.as_secs_f64());
     }
 
+    /// One waits for its turn in this queue.
+    pub fn waits_for_turn(&self, queue: &str) -> Waits {
+        let waiting = self.turn_waiting.with_label_values(&[queue]);
+        waiting.inc();
+        Waits(waiting)
+    }
+
     /// A reconciliation ended.
     pub fn reconcile(&self, controller: &str, ok: bool) {
         self.reconciles.with_label_values(&[controller, if ok { "ok" } else { "error" }]).inc();
@@ -232,5 +257,18 @@ mod tests {
         metrics.forget_certificate("web", "shop");
         let text = String::from_utf8(metrics.text().unwrap()).unwrap();
         assert!(!text.contains("shop"), "{text}");
+    }
+
+    #[test]
+    fn whoever_waits_for_its_turn_is_counted_until_it_waits_no_more() {
+        let metrics = Metrics::new().unwrap();
+        let waits = metrics.waits_for_turn("Again");
+        let waiting = |count: u8| {
+            let text = String::from_utf8(metrics.text().unwrap()).unwrap();
+            text.contains(&format!("waxwing_turn_waiting{{queue=\"Again\"}} {count}"))
+        };
+        assert!(waiting(1));
+        drop(waits);
+        assert!(waiting(0));
     }
 }
