@@ -108,8 +108,9 @@ fn links_lead_somewhere() {
 #[test]
 fn every_page_is_in_the_summary() {
     let summary = page("SUMMARY.md");
-    for page in files(&root().join("docs/src"), "md") {
-        let name = page.file_name().unwrap().to_string_lossy().into_owned();
+    let pages = root().join("docs/src");
+    for page in files(&pages, "md") {
+        let name = page.strip_prefix(&pages).unwrap().to_string_lossy().into_owned();
         assert!(name == "SUMMARY.md" || summary.contains(&format!("({name})")), "{name} is in no chapter");
     }
 }
@@ -127,9 +128,17 @@ fn page(name: &str) -> String {
 }
 
 fn files(folder: &Path, extension: &str) -> Vec<PathBuf> {
-    let found = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-    let mut found: Vec<_> =
-        found.filter(|path| path.extension().is_some_and(|found| found == extension)).collect();
+    let mut found = Vec::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for path in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|found| found == extension) {
+                found.push(path);
+            }
+        }
+    }
     found.sort();
     assert!(!found.is_empty(), "{} has no .{extension}", folder.display());
     found

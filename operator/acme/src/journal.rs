@@ -19,8 +19,8 @@ pub trait Journal: Send + Sync {
     async fn load(&self) -> Result<Option<Entry>, JournalError>;
     /// Replaces what was saved.
     async fn save(&self, entry: &Entry) -> Result<(), JournalError>;
-    /// Forgets what was saved. [`obtain`](crate::obtain) never calls this: whoever stores the certificate does,
-    /// after it is stored.
+    /// Forgets what was saved. [`obtain`](crate::obtain) calls this for an order that the CA gave up or whose
+    /// certificate can't be used; else whoever stores the certificate does, after it is stored.
     async fn clear(&self) -> Result<(), JournalError>;
 }
 

@@ -70,7 +70,8 @@ pub struct Acme {
 
     /// The certificates that the server's TLS certificate is verified against: PEM text, in base64, as
     /// `base64 -w0 ca.pem` prints it. For a private CA. Only one of caBundle and skipTLSVerify can be set.
-    /// Default: the root certificates of Waxwing's image.
+    /// Default: the host's root certificates; where it has none, as in Waxwing's image, Mozilla's, which are in the
+    /// program.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::ca_bundle")]
     pub ca_bundle: Option<ByteString>,

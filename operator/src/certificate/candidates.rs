@@ -1,7 +1,7 @@
 //! Which issuers are asked, in which order, and when the next one is: pure functions.
 
 use jiff::Timestamp;
-use waxwing_acme::{Leaf, ObtainError};
+use waxwing_acme::{Error, Failure, Leaf, ObtainError, ObtainErrorKind};
 
 use super::wanted::Wanted;
 use crate::issuer::{IssuerKey, health};
@@ -50,13 +50,20 @@ pub fn is_about_this_ca(error: &ObtainError) -> bool {
         "userActionRequired",
     ];
     health::is_outage(error)
+        || asks_for_less(error)
         || error.problem().is_some_and(|problem| OF_ITS_OWN.contains(&problem.acme_type()))
+}
+
+/// A limit of the CA, or of what stands before it, that isn't told in ACME's words.
+fn asks_for_less(error: &ObtainError) -> bool {
+    let ObtainErrorKind::Ca { source: Error::Request(request), .. } = &*error.kind else { return false };
+    matches!(request.failure, Failure::Status { status: 429, .. })
 }
 
 #[cfg(test)]
 mod tests {
     use jiff::SignedDuration;
-    use waxwing_acme::{Identifier, ObtainErrorKind, Problem};
+    use waxwing_acme::{Identifier, Problem, RequestError};
     use waxwing_api::IssuerKind;
 
     use super::super::wanted::tests::{leaf, wanted};
@@ -112,6 +119,12 @@ mod tests {
             ("rateLimited", true),
         ] {
             assert_eq!(is_about_this_ca(&validation(kind)), expected, "{kind}");
+        }
+        for (status, expected) in [(429, true), (404, false)] {
+            let failure = Failure::Status { status, problem: None, retry_after: None };
+            let request = RequestError { method: "POST", url: "https://ca.example/".into(), failure };
+            let error = ObtainErrorKind::Ca { doing: "ordering", source: request.into() }.into();
+            assert_eq!(is_about_this_ca(&error), expected, "{status}");
         }
     }
 }

@@ -10,7 +10,7 @@ use kube::{
 };
 use kube_runtime::controller::{Action, Controller};
 use tokio_util::sync::CancellationToken;
-use waxwing_api::Certificate;
+use waxwing_api::{Certificate, labels};
 
 use super::{
     annotations,
@@ -182,6 +182,23 @@ async fn apply(
         .map(drop)
 }
 
+/// Whether its owner asks for something. A route of Waxwing's own has annotations that are no wishes.
 fn is_annotated(ingress: &Ingress) -> bool {
-    ingress.metadata.annotations.iter().flatten().any(|(key, _)| key.starts_with(annotations::PREFIX))
+    let is_route = ingress.labels().get(labels::COMPONENT).is_some_and(|own| own == labels::COMPONENT_ROUTE);
+    !is_route && ingress.annotations().keys().any(|key| key.starts_with(annotations::PREFIX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_route_of_ones_own_asks_for_nothing() {
+        let mut ingress = Ingress::default();
+        ingress.metadata.annotations = Some([("waxwing.dev/issuer".to_owned(), "ca".to_owned())].into());
+        assert!(is_annotated(&ingress));
+        let route = (labels::COMPONENT.to_owned(), labels::COMPONENT_ROUTE.to_owned());
+        ingress.metadata.labels = Some([route].into());
+        assert!(!is_annotated(&ingress));
+    }
 }
