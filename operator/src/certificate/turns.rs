@@ -39,7 +39,7 @@ pub struct Turns {
 }
 
 /// So many attempts are made at once. One whose name doesn't pass holds its turn for half a minute, so there are more
-/// than the names that may be expected to fail together; but each takes some 60 KiB, and thousands, as when an edge is
+/// than the names that may be expected to fail together; but each takes some 70 KiB, and thousands, as when an edge is
 /// down, must fit into the memory that the chart allows.
 const FIRST: usize = 2000;
 /// So many for certificates that run out, whoever else waits.
