@@ -101,9 +101,7 @@ impl Scenario<'_> {
         let message = condition(&certificate, reason::ISSUING)
             .map(|condition| condition.message.clone())
             .unwrap_or_default();
-        // An Event leaves out what differs from attempt to attempt: the paths of URLs, and what is quoted.
-        let told = message.split(" (asking ").next().and_then(|said| said.split("://").next());
-        self.told("Certificate", name, "Warning", why, told.unwrap_or_default()).await?;
+        self.noted("Certificate", name, "Warning", why, |note| says_the_same(note, &message)).await?;
         Ok(Stopped { certificate, message })
     }
 
@@ -177,15 +175,26 @@ impl Scenario<'_> {
         why: &str,
         message: &str,
     ) -> Result<(), Error> {
-        let what = format!("an Event {type_} {why} about {kind} {}/{name}", self.namespace());
         // An Event's note is shorter than a condition's message may be.
         let begin: String = message.chars().take(200).collect();
+        self.noted(kind, name, type_, why, |note| note.starts_with(&begin)).await
+    }
+
+    async fn noted(
+        &self,
+        kind: &str,
+        name: &str,
+        type_: &str,
+        why: &str,
+        fits: impl Fn(&str) -> bool,
+    ) -> Result<(), Error> {
+        let what = format!("an Event {type_} {why} about {kind} {}/{name}", self.namespace());
         probe::until(&what, PATIENCE, || async {
             let events = self.events(kind, name).await.map_err(|error| error.to_string())?;
             let found = events.iter().any(|event| {
                 event.type_.as_deref() == Some(type_)
                     && event.reason.as_deref() == Some(why)
-                    && event.note.as_deref().unwrap_or_default().starts_with(&begin)
+                    && fits(event.note.as_deref().unwrap_or_default())
             });
             let seen: Vec<_> =
                 events.iter().map(|event| (event.reason.as_deref(), event.note.as_deref())).collect();
@@ -204,6 +213,24 @@ impl Scenario<'_> {
             .map_err(Error::kube(|| format!("listing Events of {name}")))?;
         Ok(events.items)
     }
+}
+
+/// Whether an Event tells cause and advice as the condition does. It leaves out what differs from attempt to attempt:
+/// the paths of URLs, and what is quoted.
+fn says_the_same(note: &str, message: &str) -> bool {
+    let told = note.trim_end_matches('…');
+    let told = told.split(" (asking ").next().unwrap_or(told);
+    !told.is_empty() && without_paths(message).starts_with(&without_paths(told))
+}
+
+fn without_paths(text: &str) -> String {
+    let short = |word: &str| {
+        let (scheme, rest) = word.split_once("://")?;
+        let (host, path) = rest.split_once('/')?;
+        let end = path.trim_end_matches([':', '.', ',', ';', ')']).len();
+        Some(format!("{scheme}://{host}{}", path.get(end..).unwrap_or_default()))
+    };
+    text.split(' ').map(|word| short(word).unwrap_or_else(|| word.to_owned())).collect::<Vec<_>>().join(" ")
 }
 
 /// A condition of a Certificate.
